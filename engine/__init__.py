@@ -1,0 +1,14 @@
+"""Stillguard's engine: protection as constrained ascent on what frozen surrogates see. Pure torch, knows no ComfyUI.
+
+Pictures are float tensors [B,C,H,W] in [0,1] with C = 1, 3 or 4 (the fourth channel is alpha and is never changed).
+Budgets and step sizes are in 8-bit levels.
+"""
+
+from .attack import Step, protect
+from .objective import Objective, Term
+from .observation import Observation, Sight
+from .space import RGB
+from .transforms import EoT
+from .update import Adam, MomentumSign, Sign
+
+__all__ = ["RGB", "Adam", "EoT", "MomentumSign", "Objective", "Observation", "Sight", "Sign", "Step", "Term", "protect"]

@@ -1,0 +1,153 @@
+"""The loop, once: projected ascent over a space, for every method."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .objective import Objective
+from .observation import Observation, Sight
+from .picture import check_finite, split_alpha
+from .space import RGB, Space
+from .transforms import EoT
+from .update import Ascent, MomentumSign, Update, Variables
+
+
+@dataclass(frozen=True)
+class Step:
+    """State after `index` updates. Index 0 is the untouched clean picture.
+
+    losses: unweighted, by name, of the picture that this update started from (empty at index 0); averaged over EoT samples.
+    seconds: duration of this update. skipped: pictures of the batch that were left as they were because their gradient was
+    zero or not finite.
+    """
+
+    index: int
+    losses: dict[str, float]
+    seconds: float
+    skipped: int
+    _render: Callable[[], Tensor] = field(repr=False)
+
+    @cached_property
+    def image(self) -> Tensor:
+        """The picture at this point, shape and channels of the input, detached, on the 8-bit grid wherever it was changed."""
+        return self._render()
+
+
+def stream(seed: int, purpose: str) -> torch.Generator:
+    """A generator of its own for each purpose, so that drawing more of one thing never changes another."""
+    return torch.Generator().manual_seed((seed ^ (zlib.crc32(purpose.encode()) << 20)) % 2**63)
+
+
+def protect(
+    clean: Tensor,
+    objective: Objective,
+    *,
+    space: Space | None = None,
+    update: Update | None = None,
+    eot: EoT | None = None,
+    sight: Sight | None = None,
+    steps: int = 100,
+    mask: Tensor | None = None,
+    seed: int = 0,
+    low_memory: bool = False,
+) -> Iterator[Step]:
+    """Maximise the objective over the space, one Step after each update; the last one yielded is the result.
+
+    clean: [B,C,H,W] in [0,1], C = 1, 3 or 4 (alpha is carried along unchanged), any H and W. mask: [B or 1,1,H,W] in [0,1],
+    where 0 is left untouched to the bit and values between scale the budget. Same arguments, same machine: same picture.
+    Defaults: RGB(), MomentumSign(), no EoT, Sight(). Raises ValueError on pixels that are not finite, on a mask of another
+    size, and on a number of channels other than 1, 3 or 4.
+    """
+    check_finite(clean)
+    colour, alpha = split_alpha(clean.detach().float())
+    mask = _checked_mask(mask, colour)
+    run = _Run(colour, objective, space or RGB(), eot or EoT.none(), sight or Sight(), mask, low_memory, stream(seed, "eot"))
+    yield Step(0, {}, 0.0, 0, lambda: clean)
+    if steps < 1:
+        return
+    variables = run.space.start(run.base, mask, stream(seed, "start"))
+    ascend = (update or MomentumSign()).begin(variables, unit=run.space.unit)
+    for index in range(1, steps + 1):
+        began = time.perf_counter()
+        variables, losses, skipped = run.update(variables, ascend)
+        yield Step(index, losses, time.perf_counter() - began, skipped, run.renderer(variables, alpha))
+
+
+def _checked_mask(mask: Tensor | None, colour: Tensor) -> Tensor | None:
+    if mask is None:
+        return None
+    if mask.ndim != 4 or mask.shape[-2:] != colour.shape[-2:] or mask.shape[0] not in (1, colour.shape[0]):
+        raise ValueError(
+            f"The mask is {mask.shape[-1]}x{mask.shape[-2]} but the picture is {colour.shape[-1]}x{colour.shape[-2]}: "
+            "resize the mask to the picture first."
+        )
+    return mask.detach().to(colour).clamp(0, 1)
+
+
+class _Run:
+    """What stays the same over the steps of one run."""
+
+    def __init__(
+        self,
+        colour: Tensor,
+        objective: Objective,
+        space: Space,
+        eot: EoT,
+        sight: Sight,
+        mask: Tensor | None,
+        low_memory: bool,
+        generator: torch.Generator,
+    ) -> None:
+        self.colour, self.base = colour, colour.clamp(0, 1)
+        self.objective, self.space, self.eot, self.sight = objective, space, eot, sight
+        self.mask, self.low_memory, self.generator = mask, low_memory, generator
+        self.reference = Observation(sight(self.base))
+
+    def update(self, variables: Variables, ascend: Ascent) -> tuple[Variables, dict[str, float], int]:
+        with torch.enable_grad():
+            gradients, losses = self._gradients(variables)
+        with torch.no_grad():
+            usable = _usable(gradients)
+            finite = tuple(torch.where(_broadcast(usable, g), g, 0) for g in gradients)
+            stepped = self.space.project(self.base, self.mask, ascend(variables, finite))
+            kept = tuple(torch.where(_broadcast(usable, new), new, old) for new, old in zip(stepped, variables, strict=True))
+            # One transfer for all numbers that are reported: each would otherwise stall the device on its own.
+            numbers = torch.stack([*losses.values(), (~usable).sum().to(gradients[0])]).tolist()
+        return kept, dict(zip(losses, numbers, strict=False)), int(numbers[-1])
+
+    def _gradients(self, variables: Variables) -> tuple[Variables, dict[str, Tensor]]:
+        leaves = tuple(variable.detach().requires_grad_() for variable in variables)
+        totals: dict[str, Tensor] = {}
+        for _ in range(self.eot.samples):
+            picture = self.sight(self.space.render(self.base, leaves))
+            seen = Observation(picture, transform=self.eot.draw(self.generator), low_memory=self.low_memory)
+            for name, loss in self.objective.backward(self.reference, seen, scale=1 / self.eot.samples).items():
+                totals[name] = totals.get(name, 0) + loss.float() / self.eot.samples
+        return tuple(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves), totals
+
+    def renderer(self, variables: Variables, alpha: Tensor | None) -> Callable[[], Tensor]:
+        def render() -> Tensor:
+            with torch.no_grad():
+                colour = self.space.result(self.base, self.mask, variables)
+                # Out-of-range input pixels that the attack left alone go back exactly as they came.
+                colour = torch.where(colour == self.base, self.colour, colour)
+            return colour if alpha is None else torch.cat([colour, alpha], dim=1)
+
+        return render
+
+
+def _usable(gradients: Variables) -> Tensor:
+    """[B] bool: the picture's gradient is finite everywhere and not zero everywhere."""
+    sums = torch.stack([gradient.abs().flatten(1).sum(1) for gradient in gradients]).sum(0)
+    return torch.isfinite(sums) & (sums > 0)
+
+
+def _broadcast(per_picture: Tensor, like: Tensor) -> Tensor:
+    return per_picture.view(-1, *([1] * (like.ndim - 1)))

@@ -1,0 +1,54 @@
+"""Picture files: written from 8-bit levels without loss, never over another file, and read back to be sure."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, PngImagePlugin
+from torch import Tensor
+
+from .picture import to_levels
+
+Format = Literal["png", "webp"]
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def encode_picture(image: Tensor, format: Format = "png", *, text: Mapping[str, str] | None = None) -> bytes:
+    """One picture [C,H,W] in [0,1], C = 1, 3 or 4, as the bytes of a lossless file.
+
+    The file holds pixels only, unless `text` is given: PNG text chunks, or for WebP an EXIF block with `name:value` strings.
+    """
+    levels = to_levels(image.float()).byte().permute(1, 2, 0).cpu().numpy()
+    picture = Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels, mode=_MODES[levels.shape[-1]])
+    buffer = io.BytesIO()
+    if format == "png":
+        info = PngImagePlugin.PngInfo()
+        for name, value in (text or {}).items():
+            info.add_text(name, value)
+        picture.save(buffer, "PNG", pnginfo=info, compress_level=6)
+    else:
+        exif = picture.getexif()
+        for offset, (name, value) in enumerate((text or {}).items()):
+            # ComfyUI's frontend reads workflows from WebP files in these tags: Make for the first, Model for the second.
+            exif[0x010F + offset] = f"{name}:{value}"
+        # exact keeps the colour under transparent pixels, which lossless alone does not.
+        picture.save(buffer, "WEBP", lossless=True, exact=True, exif=exif.tobytes() if text else b"")
+    return buffer.getvalue()
+
+
+def decode_picture(data: bytes) -> Tensor:
+    """Bytes of a picture file -> [C,H,W] float in [0,1], C = 1, 3 or 4 as stored."""
+    with Image.open(io.BytesIO(data)) as picture:
+        array = np.array(picture if picture.mode in _MODES.values() else picture.convert("RGB"))
+    return torch.from_numpy(array if array.ndim == 3 else array[..., None]).permute(2, 0, 1).float() / 255
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write a file that must not exist yet. Raises FileExistsError when it does."""
+    with path.open("xb") as file:
+        file.write(data)

@@ -1,0 +1,1 @@
+"""Losses by method: one function or small class per equation."""

@@ -1,0 +1,67 @@
+"""Weighted terms, maximised, and their exact staged backward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .observation import Observation
+
+
+class Loss(Protocol):
+    """One equation. Asks observations for features; never calls a surrogate on an image itself."""
+
+    @property
+    def surrogates(self) -> tuple[object, ...]:
+        """Every surrogate whose features the loss reads, those that these are computed from included."""
+        ...
+
+    def __call__(self, clean: Observation, adversarial: Observation, /) -> Tensor:
+        """Scalar, a mean over the batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class Term:
+    """A loss with a name and a weight: positive is maximised, negative is minimised, zero is only reported."""
+
+    name: str
+    weight: float
+    loss: Loss
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Sum of weighted terms.
+
+    Raises ValueError without terms or when two have one name.
+    """
+
+    terms: tuple[Term, ...]
+
+    def __post_init__(self) -> None:
+        names = [term.name for term in self.terms]
+        if not names:
+            raise ValueError("The objective is empty: give at least one loss.")
+        if len(set(names)) < len(names):
+            raise ValueError(f"Two losses share a name ({', '.join(sorted(names))}): give each its own.")
+
+    def backward(self, clean: Observation, adversarial: Observation, *, scale: float = 1.0) -> dict[str, Tensor]:
+        """Add the gradient of scale * sum(weight * loss) to the tensors that the adversarial picture came from.
+
+        Each term's graph is freed before the next term runs, and a surrogate's graph as soon as no later term needs it, so
+        the peak of memory is that of the largest term. Returns the unweighted losses by name, detached, on their device.
+        """
+        losses = {}
+        for index, term in enumerate(self.terms):
+            with torch.set_grad_enabled(term.weight != 0):
+                loss = term.loss(clean, adversarial)
+            if loss.requires_grad:
+                (loss * (term.weight * scale)).backward()
+            losses[term.name] = loss.detach()
+            later = [surrogate for following in self.terms[index + 1 :] for surrogate in following.loss.surrogates]
+            adversarial.release(needed=later)
+        return losses

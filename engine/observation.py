@@ -1,0 +1,147 @@
+"""What surrogates see of one picture, each feature computed once, and the gradient's way back through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .picture import resize
+
+Features = tuple[Tensor, ...]
+
+
+class LatentEncoder(Protocol):
+    """A VAE's encoder: image [B,3,H,W] in [0,1] -> latent [B,C,...]."""
+
+    def encode(self, image: Tensor, /) -> Tensor: ...
+
+
+class ImageEncoder(Protocol):
+    """A semantic encoder such as CLIP, its preprocessing included: image [B,3,H,W] in [0,1] -> embedding [B,D]."""
+
+    def embed(self, image: Tensor, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Sight:
+    """How large surrogates see a photo: the way a victim's own preprocessing shrinks it.
+
+    longest: the longer side in pixels at most; a photo is never enlarged to reach it. multiple: both sides become multiples
+    of it. shortest: smaller sides are enlarged to it, since networks with many poolings need some pixels.
+    """
+
+    longest: int = 512
+    multiple: int = 8
+    shortest: int = 32
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Working (height, width) for a photo of the given size, aspect kept up to rounding."""
+        scale = min(1.0, self.longest / max(height, width))
+        floor = -(-self.shortest // self.multiple) * self.multiple
+
+        def fit(side: int) -> int:
+            return max(floor, round(side * scale / self.multiple) * self.multiple)
+
+        return fit(height), fit(width)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """[B,1 or 3,H,W] -> [B,3,h,w], differentiable."""
+        seen = resize(image, self.size(image.shape[-2], image.shape[-1]))
+        return seen.expand(-1, 3, -1, -1)
+
+
+@dataclass
+class _Cut:
+    """A place where the graph is cut: terms read the leaves, the gradient that gathers there flows on when it is released."""
+
+    name: Hashable
+    owner: object
+    compute: Callable[[], Features]
+    leaves: Features
+    outputs: Features | None
+
+
+_PICTURE = object()
+
+
+class Observation:
+    """One picture as the surrogates see it.
+
+    With a picture that requires grad (the adversarial side), every feature is a cut point: readers get detached leaves, so a
+    term's backward frees its own graph at once; `release` then sends the gathered gradient through the shared encoder into
+    the picture. The result is exact, since the chain rule does not care about the order. `low_memory` recomputes an encoder's
+    graph when its gradient is due instead of keeping it while terms run. Computations must be deterministic.
+
+    A picture without grad (the clean side) is computed without grad and keeps its features as long as the object lives.
+    """
+
+    def __init__(self, picture: Tensor, *, transform: Callable[[Tensor], Tensor] | None = None, low_memory: bool = False) -> None:
+        self._tracked = picture.requires_grad
+        self._low_memory = low_memory
+        self._cuts: list[_Cut] = []
+        self._known: dict[Hashable, Features] = {}
+        (self._untransformed,) = self._observe("picture", _PICTURE, lambda: (picture,), keep_graph=True)
+        self._transform = transform
+
+    @property
+    def untransformed(self) -> Tensor:
+        """The picture at working size [B,3,h,w] before EoT: what a person would look at."""
+        return self._untransformed
+
+    @property
+    def image(self) -> Tensor:
+        """The picture after this step's EoT transformation: what a victim would be given."""
+        transform = self._transform
+        if transform is None:
+            return self._untransformed
+        return self.features(_PICTURE, "transformed", lambda: (transform(self._untransformed),))[0]
+
+    def latent(self, vae: LatentEncoder) -> Tensor:
+        return self.features(vae, "latent", lambda: (vae.encode(self.image),))[0]
+
+    def embedding(self, encoder: ImageEncoder) -> Tensor:
+        return self.features(encoder, "embedding", lambda: (encoder.embed(self.image),))[0]
+
+    def features(self, owner: object, key: Hashable, compute: Callable[[], Features]) -> Features:
+        """What `compute` returns, computed once per (owner, key). `owner` is the surrogate: a loss lists it in `surrogates`."""
+        name = (id(owner), key)
+        known = self._known.get(name)
+        return self._observe(name, owner, compute) if known is None else known
+
+    def _observe(self, name: Hashable, owner: object, compute: Callable[[], Features], *, keep_graph: bool = False) -> Features:
+        keep_graph = self._tracked and (keep_graph or not self._low_memory)
+        with torch.set_grad_enabled(keep_graph):
+            outputs = compute()
+        if self._tracked:
+            leaves = tuple(output.detach().requires_grad_() for output in outputs)
+            self._cuts.append(_Cut(name, owner, compute, leaves, outputs if keep_graph else None))
+            outputs = leaves
+        self._known[name] = outputs
+        return outputs
+
+    def release(self, *, needed: Collection[object] = ()) -> None:
+        """Send gathered gradients back and free graphs, newest feature first, down to one that `needed` surrogates own.
+
+        Newest first because a feature is always newer than what it was computed from: none is released before its readers.
+        """
+        kept = {id(owner) for owner in needed}
+        if kept:
+            kept.add(id(_PICTURE))
+        while self._cuts and id(self._cuts[-1].owner) not in kept:
+            cut = self._cuts.pop()
+            if any(leaf.grad is not None for leaf in cut.leaves):
+                _send_back(cut)
+            del self._known[cut.name]
+
+
+def _send_back(cut: _Cut) -> None:
+    outputs = cut.outputs
+    if outputs is None:
+        with torch.enable_grad():
+            outputs = cut.compute()
+    due = [(output, leaf.grad) for output, leaf in zip(outputs, cut.leaves, strict=True) if leaf.grad is not None]
+    torch.autograd.backward([output for output, _ in due], [gradient for _, gradient in due])

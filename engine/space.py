@@ -1,0 +1,86 @@
+"""The variables that are updated, and how they become a picture inside its budget."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .picture import LEVELS, to_levels
+from .update import Variables
+
+
+class Space(Protocol):
+    """`clean` is [B,1 or 3,H,W] in [0,1]; `mask` is [B or 1,1,H,W] in [0,1] or None, and 0 means untouched."""
+
+    @property
+    def unit(self) -> float:
+        """One unit of a step size in the scale of the variables."""
+        ...
+
+    def start(self, clean: Tensor, mask: Tensor | None, generator: torch.Generator) -> Variables:
+        """First variables, inside the budget."""
+        ...
+
+    def render(self, clean: Tensor, variables: Variables) -> Tensor:
+        """The picture that the variables stand for, [B,1 or 3,H,W], differentiable."""
+        ...
+
+    def project(self, clean: Tensor, mask: Tensor | None, variables: Variables) -> Variables:
+        """The nearest variables inside the budget and the range of pictures."""
+        ...
+
+    def result(self, clean: Tensor, mask: Tensor | None, variables: Variables) -> Tensor:
+        """The picture as an 8-bit file will hold it, budget and mask kept to the level."""
+        ...
+
+
+@dataclass(frozen=True)
+class RGB:
+    """A perturbation of the pixels with |perturbation| <= budget levels (L-infinity), scaled by the mask where it is soft.
+
+    random_start: begin at U(-budget, budget) instead of at the clean picture, where distances have zero gradient.
+    Raises ValueError unless 0 < budget <= 64.
+    """
+
+    budget: float = 8.0
+    random_start: bool = True
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.budget) and 0 < self.budget <= 64):
+            raise ValueError(f"The budget is {self.budget:g} levels: choose more than 0 and at most 64 (8 is hard to see, 16 is strong).")
+
+    @property
+    def unit(self) -> float:
+        return 1 / LEVELS
+
+    def _radius(self, mask: Tensor | None) -> Tensor | float:
+        return self.budget / LEVELS if mask is None else mask * (self.budget / LEVELS)
+
+    def start(self, clean: Tensor, mask: Tensor | None, generator: torch.Generator) -> Variables:
+        if not self.random_start:
+            return (torch.zeros_like(clean),)
+        # Drawn on the CPU so that a seed gives the same start on every device.
+        noise = torch.rand(clean.shape, generator=generator).to(clean) * 2 - 1
+        return self.project(clean, mask, (noise * self._radius(mask),))
+
+    def render(self, clean: Tensor, variables: Variables) -> Tensor:
+        return clean + variables[0]
+
+    def project(self, clean: Tensor, mask: Tensor | None, variables: Variables) -> Variables:
+        radius = self._radius(mask)
+        perturbation = variables[0]
+        inside = perturbation.clamp(-radius, radius) if isinstance(radius, float) else perturbation.minimum(radius).maximum(-radius)
+        return ((clean + inside).clamp(0, 1) - clean,)
+
+    def result(self, clean: Tensor, mask: Tensor | None, variables: Variables) -> Tensor:
+        # The tolerance keeps 8.0 from becoming 7 by the rounding of a product.
+        allowed = torch.tensor(self.budget) if mask is None else mask * self.budget + 1e-4
+        bound = allowed.floor().to(clean)
+        before = to_levels(clean)
+        after = to_levels(clean + variables[0])
+        after = (before + (after - before).minimum(bound).maximum(-bound)).clamp(0, LEVELS)
+        return torch.where(after == before, clean, after / LEVELS)

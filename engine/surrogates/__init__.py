@@ -1,0 +1,1 @@
+"""Frozen networks that we differentiate through, one architecture family a file."""

@@ -1,0 +1,66 @@
+"""LPIPS (Zhang et al. 2018): the network and linear heads of the `lpips` package, backbone weights from the user's file."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+# Convolutions of torchvision's VGG16 `features`, in the five groups that the lpips package cuts it into.
+_VGG16_SLICES = {"slice1": (0, 2), "slice2": (5, 7), "slice3": (10, 12, 14), "slice4": (17, 19, 21), "slice5": (24, 26, 28)}
+
+
+class PerceptualNetwork(nn.Module):
+    """LPIPS with a VGG16 backbone, frozen, in eval mode.
+
+    Splits lpips's forward pass in two, so that the activations of the clean picture are computed once per run.
+    """
+
+    def __init__(self, backbone: dict[str, Tensor]) -> None:
+        """backbone: a VGG16 state dict in torchvision's names (`features.0.weight` ...).
+
+        Raises KeyError with the first name that is missing.
+        """
+        super().__init__()
+        # Imported here: lpips imports torchvision, which not everyone who uses the engine has.
+        import lpips
+
+        with warnings.catch_warnings():
+            # lpips calls torchvision by names that were renamed long ago; nothing that a user could mend.
+            warnings.simplefilter("ignore", UserWarning)
+            # pnet_rand: the package would otherwise download the backbone; pretrained: its own heads lie inside the package.
+            self._lpips = lpips.LPIPS(net="vgg", pnet_rand=True, pretrained=True, verbose=False)
+        layers = [(part, index, kind) for part, indices in _VGG16_SLICES.items() for index in indices for kind in ("weight", "bias")]
+        state = {f"{part}.{index}.{kind}": backbone[f"features.{index}.{kind}"].float() for part, index, kind in layers}
+        self._lpips.net.load_state_dict(state)
+        self.eval().requires_grad_(False)
+
+    def activations(self, image: Tensor) -> tuple[Tensor, ...]:
+        """[B,3,H,W] in [0,1], sides of 16 or more -> five channel-normalised feature maps."""
+        # vector_norm has gradient 0 where all channels are 0; the package's square root of a sum has NaN there.
+        maps = self._lpips.net(self._lpips.scaling_layer(image * 2 - 1))
+        return tuple(m / (torch.linalg.vector_norm(m, dim=1, keepdim=True) + 1e-10) for m in maps)
+
+    def distance(self, first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> Tensor:
+        """LPIPS of two lists of activations, [B]."""
+        per_layer = [head((a - b) ** 2).mean(dim=(1, 2, 3)) for head, a, b in zip(self._lpips.lins, first, second, strict=True)]
+        return torch.stack(per_layer).sum(0)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """LPIPS of two pictures [B,3,H,W] in [0,1], [B]."""
+        return self.distance(self.activations(first), self.activations(second))
+
+
+def load_perceptual_network(path: Path) -> PerceptualNetwork:
+    """Read a VGG16 file: safetensors, or a PyTorch file such as torchvision's vgg16-397923af.pth (read without unpickling code).
+
+    Raises ValueError when a tensor is missing.
+    """
+    state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        return PerceptualNetwork(state)
+    except KeyError as missing:
+        raise ValueError(f"{path.name} is not a VGG16 file in torchvision's layout: it has no tensor {missing}.") from missing

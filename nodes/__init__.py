@@ -1,0 +1,24 @@
+"""The ComfyUI face of the pack: nodes declare, check and delegate."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .evaluate import PerturbationVisibility
+from .losses_dormant import CLIPSemanticLoss, LPIPSPenalty, VAELatentLoss
+from .protect import CombineLosses, EoTNode, Protect
+from .save import SaveProtectedImage
+
+
+class StillguardExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [
+            VAELatentLoss,
+            CLIPSemanticLoss,
+            LPIPSPenalty,
+            CombineLosses,
+            EoTNode,
+            Protect,
+            PerturbationVisibility,
+            SaveProtectedImage,
+        ]

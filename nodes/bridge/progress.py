@@ -1,0 +1,49 @@
+"""Progress bar, live preview and interruption of a protection run."""
+
+from __future__ import annotations
+
+import time
+
+import comfy.model_management
+import comfy.utils
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...engine.attack import Step
+from ...engine.picture import amplified, split_alpha
+
+PREVIEW_SIDE = 512
+SECONDS_BETWEEN_PREVIEWS = 0.5
+
+
+class Progress:
+    """Reports every step; shows picture and amplified perturbation side by side about twice a second and at each end."""
+
+    def __init__(self, total: int, *, node_id: str | None) -> None:
+        self._bar = comfy.utils.ProgressBar(total, node_id=node_id)
+        self._shown = float("-inf")
+
+    def report(self, step: Step, *, done: int, clean: Tensor, budget: float) -> None:
+        """`done` of all steps are done. Raises ComfyUI's interruption when the user has cancelled."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if step.index == 0:
+            return
+        due = time.monotonic() - self._shown >= SECONDS_BETWEEN_PREVIEWS or done == self._bar.total
+        preview = ("JPEG", _preview(clean, step.image, budget), PREVIEW_SIDE * 2) if due else None
+        self._bar.update_absolute(done, preview=preview)
+        if due:
+            self._shown = time.monotonic()
+
+
+def _preview(clean: Tensor, protected: Tensor, budget: float) -> Image.Image:
+    clean, protected = (_small(split_alpha(image)[0][:1]) for image in (clean, protected))
+    both = torch.cat([protected, amplified(clean, protected, budget=budget)], dim=3).expand(-1, 3, -1, -1)
+    return Image.fromarray(both[0].permute(1, 2, 0).clamp(0, 1).mul(255).byte().cpu().numpy())
+
+
+def _small(image: Tensor) -> Tensor:
+    """At most PREVIEW_SIDE, by skipping pixels: averaging would wash the perturbation out."""
+    scale = min(1.0, PREVIEW_SIDE / max(image.shape[-2:]))
+    return image if scale == 1.0 else F.interpolate(image, scale_factor=scale, mode="nearest")

@@ -1,0 +1,133 @@
+"""Differentiable views of ComfyUI's sockets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import comfy.clip_vision
+import comfy.model_management
+import comfy.sd
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...engine.surrogates.perceptual import PerceptualNetwork, load_perceptual_network
+from .autograd import independent_copy
+
+View = TypeVar("View")
+
+
+class DifferentiableVAE:
+    """A VAE socket's encoder with gradients: what VAE.encode computes, without its tiling fallback and batching."""
+
+    def __init__(self, vae: comfy.sd.VAE) -> None:
+        vae.throw_exception_if_invalid()
+        _refuse_missing_encoder(vae)
+        self._vae = vae
+        self.patcher = independent_copy(vae.patcher)
+
+    @property
+    def multiple(self) -> int:
+        """Both sides of the picture must be multiples of it."""
+        return int(self._vae.spacial_compression_encode())
+
+    def memory_required(self, height: int, width: int) -> float:
+        """Core's estimate of the bytes that encoding one picture takes."""
+        shape = (1, 3, 1, height, width) if self._vae.latent_dim == 3 else (1, 3, height, width)
+        return float(self._vae.memory_used_encode(shape, self._vae.vae_dtype))
+
+    def encode(self, image: Tensor) -> Tensor:
+        """[B,3,H,W] in [0,1] -> latent as core's VAE Encode returns it, fp32."""
+        pixels = image.unsqueeze(2) if self._vae.latent_dim == 3 else image
+        pixels = self._vae.process_input(pixels).to(self._vae.vae_dtype)
+        model = self.patcher.model
+        if getattr(model, "comfy_has_chunked_io", False):
+            latent = model.encode(pixels, device=self._vae.device)
+        else:
+            latent = model.encode(pixels.to(self._vae.device))
+        latent = latent.to(device=image.device, dtype=torch.float32)
+        formatted: Tensor = latent if self._vae.format_encoded is None else self._vae.format_encoded(latent)
+        return formatted
+
+
+def _refuse_missing_encoder(vae: comfy.sd.VAE) -> None:
+    """Core loads a decoder-only file without complaint and leaves the encoder's weights uninitialised."""
+    source = vae.patcher.cached_patcher_init
+    path = source[1][0] if source is not None and source[1] else None
+    if not isinstance(path, str) or not any("encoder" in name for name in vae.first_stage_model.state_dict()):
+        return
+    if not any("encoder" in key for key in comfy.utils.load_torch_file(path)):
+        raise ValueError(f"The VAE file {Path(path).name} has a decoder only, and protecting needs the encoder: load the full VAE.")
+
+
+class DifferentiableCLIPVision:
+    """A CLIP_VISION socket with gradients: encode_image's projected embedding, its preprocessing included."""
+
+    def __init__(self, clip_vision: comfy.clip_vision.ClipVisionModel) -> None:
+        if clip_vision.model_type == "siglip2_vision_model":
+            raise ValueError("SigLIP 2 image encoders cannot be differentiated here: load a CLIP, SigLIP or DINO encoder.")
+        self.patcher = independent_copy(clip_vision.patcher)
+        self._size = clip_vision.image_size
+        self._device = clip_vision.load_device
+        self._mean, self._std = clip_vision.image_mean, clip_vision.image_std
+
+    def embed(self, image: Tensor) -> Tensor:
+        """[B,3,H,W] in [0,1] -> [B,D], equal to core's CLIP Vision Encode with centre crop."""
+        output = self.patcher.model(pixel_values=self._preprocess(image.to(self._device)).float(), intermediate_output=-2)
+        embedding: Tensor = output[2].to(image.device)
+        return embedding
+
+    def _preprocess(self, image: Tensor) -> Tensor:
+        """Core's clip_preprocess, with the rounding to 8 bits passed straight through by the gradient."""
+        size = self._size
+        if tuple(image.shape[2:]) != (size, size):
+            scale = size / min(image.shape[2:])
+            grown = (round(scale * image.shape[2]), round(scale * image.shape[3]))
+            image = F.interpolate(image, size=grown, mode="bicubic", antialias=True)
+            top, left = (grown[0] - size) // 2, (grown[1] - size) // 2
+            image = image[:, :, top : top + size, left : left + size]
+        levels = (255.0 * image).clamp(0, 255)
+        image = (levels + (levels.round() - levels).detach()) / 255.0
+        mean, std = (torch.tensor(v, device=image.device, dtype=image.dtype).view(3, 1, 1) for v in (self._mean, self._std))
+        return (image - mean) / std
+
+
+class Surrogates:
+    """The differentiable views of one run: one for each socket however many losses use it, resident together."""
+
+    def __init__(self) -> None:
+        self._views: dict[object, tuple[object, ModelPatcher]] = {}
+
+    def vae(self, vae: comfy.sd.VAE) -> DifferentiableVAE:
+        return self._once(id(vae), lambda: DifferentiableVAE(vae), lambda view: view.patcher)
+
+    def clip_vision(self, clip_vision: comfy.clip_vision.ClipVisionModel) -> DifferentiableCLIPVision:
+        return self._once(id(clip_vision), lambda: DifferentiableCLIPVision(clip_vision), lambda view: view.patcher)
+
+    def perceptual(self, backbone: Path) -> PerceptualNetwork:
+        device, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
+        return self._once(backbone, lambda: load_perceptual_network(backbone), lambda view: ModelPatcher(view, device, offload))
+
+    def _once(self, key: object, make: Callable[[], View], patcher: Callable[[View], ModelPatcher]) -> View:
+        if key not in self._views:
+            view = make()
+            self._views[key] = (view, patcher(view))
+        return self._views[key][0]  # type: ignore[return-value]
+
+    @property
+    def multiple(self) -> int:
+        """Working sizes must be a multiple of it."""
+        return math.lcm(8, *(view.multiple for view, _ in self._views.values() if isinstance(view, DifferentiableVAE)))
+
+    def load(self, *, height: int, width: int) -> None:
+        """Make all resident at once: loading one later could evict another while autograd still needs it."""
+        estimates = [v.memory_required(height, width) for v, _ in self._views.values() if isinstance(v, DifferentiableVAE)]
+        # A forward pass that keeps its graph takes about four times what core estimates for one without.
+        comfy.model_management.load_models_gpu(
+            [patcher for _, patcher in self._views.values()], memory_required=4 * max(estimates, default=0.0), force_full_load=True
+        )

@@ -1,0 +1,62 @@
+"""Perturbation Visibility."""
+
+from __future__ import annotations
+
+import comfy.model_management
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..engine.files import encode_picture
+from ..engine.metrics.visibility import Visibility, visibility
+from ..engine.weights.catalogue import catalogue
+from .bridge.autograd import autograd_session, ordinary
+from .bridge.surrogates import Surrogates
+from .model_files import file_choices, find_file
+
+WITHOUT_LPIPS = "none"
+
+
+class PerturbationVisibility(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillguardPerturbationVisibility",
+            display_name="Perturbation Visibility",
+            category="stillguard/evaluate",
+            description="How much a protected picture differs from the clean one, after rounding to 8 bits.",
+            search_aliases=["psnr", "ssim", "lpips", "compare", "l-infinity"],
+            is_output_node=True,
+            inputs=[
+                io.Image.Input("clean"),
+                io.Image.Input("protected"),
+                io.Combo.Input(
+                    "lpips_backbone",
+                    options=[WITHOUT_LPIPS, *file_choices(catalogue()["lpips_vgg16"])],
+                    tooltip="VGG16 weights in models/stillguard; none leaves LPIPS out.",
+                ),
+            ],
+            outputs=[io.String.Output("report", display_name="report")],
+        )
+
+    @classmethod
+    def execute(cls, clean: Tensor, protected: Tensor, lpips_backbone: str) -> io.NodeOutput:
+        device = comfy.model_management.get_torch_device()
+        with autograd_session():
+            surrogates, network = Surrogates(), None
+            if lpips_backbone != WITHOUT_LPIPS:
+                network = surrogates.perceptual(find_file(catalogue()["lpips_vgg16"], lpips_backbone))
+                surrogates.load(height=clean.shape[1], width=clean.shape[2])
+            before, after = (ordinary(image).movedim(-1, 1).to(device) for image in (clean, protected))
+            rows = visibility(before, after, lpips=network)
+            sizes = [(len(encode_picture(x)), len(encode_picture(y))) for x, y in zip(before, after, strict=True)]
+        report = "\n".join(_line(index, row, size) for index, (row, size) in enumerate(zip(rows, sizes, strict=True)))
+        return io.NodeOutput(report, ui=ui.PreviewText(report))
+
+
+def _line(index: int, row: Visibility, sizes: tuple[int, int]) -> str:
+    lpips = "not measured" if row.lpips is None else f"{row.lpips:.4f}"
+    before, after = sizes
+    return (
+        f"picture {index + 1}: L-infinity {row.linf} levels, PSNR {row.psnr:.2f} dB, SSIM {row.ssim:.4f}, LPIPS {lpips}, "
+        f"{row.changed:.1%} of pixels changed, PNG {before / 1024:.0f} -> {after / 1024:.0f} kB ({after / before:.2f}x)"
+    )

@@ -1,0 +1,29 @@
+"""The folder that the demo and `nox -s serve` share: an input photo and the weights, below the cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .paths import BENCH
+from .weights import lpips_backbone
+
+PHOTO = "astronaut.png"
+
+
+def prepare_home() -> Path:
+    """Fill `.bench/demo` where something is missing and return it; outputs of earlier runs stay."""
+    base = BENCH / "demo"
+    photo = base / "input" / PHOTO
+    if not photo.is_file():
+        _save_astronaut(photo)
+    lpips_backbone(base / "models" / "stillguard")
+    return base
+
+
+def _save_astronaut(path: Path) -> None:
+    """Eileen Collins, NASA, 512x512, public domain; the picture comes with scikit-image."""
+    from PIL import Image
+    from skimage.data import astronaut
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(astronaut()).save(path)

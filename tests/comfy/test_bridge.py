@@ -1,0 +1,184 @@
+"""The differentiable views against core's own results, in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from stillguard.engine.surrogates.tiny_autoencoder import SHIPPED
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import comfy.sd
+
+pytestmark = pytest.mark.usefixtures("comfy")
+
+
+def shipped_vae(tmp_path: Path) -> comfy.sd.VAE:
+    """Through core's loader node, which remembers the file and can reload it."""
+    import folder_paths
+    import nodes
+
+    folder_paths.add_model_folder_path("vae", str(SHIPPED.parent))
+    return nodes.VAELoader().load_vae(SHIPPED.name)[0]
+
+
+def pair_vae(tmp_path: Path) -> comfy.sd.VAE:
+    """From two files, as core composes TAESD pairs: it cannot be reloaded and has to be copied."""
+    import comfy.sd
+    from safetensors.torch import load_file
+
+    return comfy.sd.VAE(sd=load_file(SHIPPED))
+
+
+def _random(module: torch.nn.Module) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+
+    def fill(key: str, value: Tensor) -> Tensor:
+        if value.ndim > 1:
+            return torch.randn(value.shape, generator=generator) * value[0].numel() ** -0.5
+        return torch.ones(value.shape) if key.endswith(("weight", "gamma")) else torch.zeros(value.shape)
+
+    return {key: fill(key, value) for key, value in module.state_dict().items()}
+
+
+def stable_diffusion_vae(tmp_path: Path) -> comfy.sd.VAE:
+    """The real architecture of the SD 1.5 VAE with random weights."""
+    import comfy.sd
+    from comfy.ldm.models.autoencoder import AutoencoderKL
+
+    ddconfig = {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128, "num_res_blocks": 2}
+    network = AutoencoderKL(ddconfig={**ddconfig, "ch_mult": [1, 2, 4, 4], "attn_resolutions": [], "dropout": 0.0}, embed_dim=4)
+    return comfy.sd.VAE(sd=_random(network))
+
+
+def wan_vae(tmp_path: Path) -> comfy.sd.VAE:
+    """A video VAE at a small width, from a file."""
+    import comfy.sd
+    from comfy.ldm.wan.vae import WanVAE
+
+    shape = {"dim": 4, "z_dim": 16, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": []}
+    network = WanVAE(**shape, temperal_downsample=[False, True, True], image_channels=3, conv_out_channels=3, dropout=0.0)
+    file = tmp_path / "wan.safetensors"
+    save_file(_random(network), file)
+    return comfy.sd.load_vae_patcher and comfy.sd.VAE(sd=_random(network))
+
+
+KINDS = [shipped_vae, pair_vae, stable_diffusion_vae, wan_vae]
+
+
+@pytest.fixture
+def image(astronaut: Tensor) -> Tensor:
+    return astronaut[..., 96:160, 64:160]
+
+
+def directional_error(function: object, image: Tensor) -> float:
+    """Relative difference of the gradient's slope along a smooth direction from a central finite difference."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(1, 3, 4, 4, generator=generator)
+    direction = torch.nn.functional.interpolate(coarse, size=image.shape[-2:], mode="bilinear")
+    leaf = image.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(function(leaf), leaf)
+    h = 1e-3
+    with torch.no_grad():
+        slope = (function(image + h * direction).double() - function(image - h * direction).double()) / (2 * h)
+    return float(abs((gradient * direction).sum() - slope) / abs(slope))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_vae_equals_core_bit_for_bit_and_has_its_gradient(kind: object, image: Tensor, tmp_path: Path) -> None:
+    """And the cached VAE keeps its own tensors and results."""
+    from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.surrogates import Surrogates
+
+    with torch.inference_mode():
+        vae = kind(tmp_path)
+        held = {name: parameter for name, parameter in vae.first_stage_model.named_parameters()}
+        expected = vae.encode(image.movedim(1, -1).clone())
+        with autograd_session():
+            surrogates = Surrogates()
+            view = surrogates.vae(vae)
+            surrogates.load(height=64, width=96)
+            assert torch.equal(view.encode(image.clone()), expected)
+            target = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+            assert directional_error(lambda x: (view.encode(x) * target).sum(), image.clone()) < 0.01
+            theirs = {parameter.data_ptr() for parameter in view.patcher.model.parameters()}
+        assert torch.equal(vae.encode(image.movedim(1, -1).clone()), expected)
+        for name, parameter in vae.first_stage_model.named_parameters():
+            assert parameter is held[name]
+            assert parameter.data_ptr() not in theirs
+
+
+def test_one_view_per_socket_however_many_losses_use_it(tmp_path: Path) -> None:
+    from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.surrogates import Surrogates
+
+    with torch.inference_mode():
+        vae = shipped_vae(tmp_path)
+        with autograd_session():
+            surrogates = Surrogates()
+            assert surrogates.vae(vae) is surrogates.vae(vae)
+            assert surrogates.multiple == 8
+
+
+@pytest.mark.parametrize("size", [(224, 224), (100, 180)])
+def test_clip_vision_equals_core_and_has_a_gradient(size: tuple[int, int], astronaut: Tensor) -> None:
+    """Core's own encode_image rounds to 8 bits, so its gradient is exactly zero."""
+    from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.surrogates import Surrogates
+
+    from testkit import tiny_clip_vision
+
+    picture = torch.nn.functional.interpolate(astronaut, size=size, mode="bilinear")
+    with torch.inference_mode():
+        clip_vision = tiny_clip_vision()
+        expected = clip_vision.encode_image(picture.movedim(1, -1).clone())["image_embeds"]
+        with autograd_session(tolerate_mutation=True):
+            surrogates = Surrogates()
+            view = surrogates.clip_vision(clip_vision)
+            surrogates.load(height=64, width=64)
+            torch.testing.assert_close(view.embed(picture.clone()), expected, rtol=1e-5, atol=1e-6)
+            leaf = picture.clone().requires_grad_()
+            target = torch.randn(expected.shape, generator=torch.Generator().manual_seed(0))
+            loss = (view.embed(leaf) * target).sum()
+            (gradient,) = torch.autograd.grad(loss, leaf)
+            # Rounding makes small differences meaningless; over 4 levels along the gradient the loss must grow as predicted.
+            step = gradient * (4 / 255 / gradient.abs().max())
+            with torch.no_grad():
+                grown = ((view.embed((picture + step)) - view.embed(picture - step)) * target).sum() / 2
+            assert float(grown) == pytest.approx(float((gradient * step).sum()), rel=0.1)
+        again = clip_vision.encode_image(picture.movedim(1, -1).clone())["image_embeds"]
+        assert torch.equal(again, expected)
+
+
+def test_session_restores_everything_even_when_cancelled(astronaut: Tensor) -> None:
+    import comfy.model_management as management
+    from stillguard.nodes.bridge.autograd import autograd_session
+
+    with torch.inference_mode():
+
+        def cancelled() -> None:
+            with autograd_session():
+                assert management.in_training
+                assert torch.is_grad_enabled()
+                assert not torch.is_inference_mode_enabled()
+                raise management.InterruptProcessingException
+
+        with pytest.raises(management.InterruptProcessingException):
+            cancelled()
+        assert not management.in_training
+        assert torch.is_inference_mode_enabled()
+        assert not torch.is_grad_enabled()
+
+
+def test_siglip2_is_refused_by_name() -> None:
+    from stillguard.nodes.bridge.surrogates import DifferentiableCLIPVision
+
+    class SigLIP2:
+        model_type = "siglip2_vision_model"
+
+    with pytest.raises(ValueError, match="SigLIP 2"):
+        DifferentiableCLIPVision(SigLIP2())

@@ -1,0 +1,280 @@
+"""The pack in the real ComfyUI server, through its HTTP and websocket interface."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from bench.client import Client, PromptRefused
+from bench.server import ComfyServer
+from conftest import Graph, node
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from stillguard.engine.surrogates.tiny_autoencoder import SHIPPED
+
+NODES = {
+    "StillguardVAELatentLoss",
+    "StillguardCLIPSemanticLoss",
+    "StillguardLPIPSPenalty",
+    "StillguardCombineLosses",
+    "StillguardEoT",
+    "StillguardProtect",
+    "StillguardPerturbationVisibility",
+    "StillguardSaveProtectedImage",
+}
+ROOT = Path(__file__).parents[2]
+Build = Callable[..., Graph]
+
+
+def levels(data: bytes) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(data))).astype(int)
+
+
+def saved(client: Client, result: object, name: str = "save") -> bytes:
+    return client.view(result.outputs[name]["images"][0])
+
+
+def test_every_node_is_there_with_tooltips_and_a_help_page(client: Client) -> None:
+    info = client.object_info()
+    ours = {name: facts for name, facts in info.items() if name.startswith("Stillguard")}
+    assert set(ours) == NODES
+    for name, facts in ours.items():
+        assert facts["category"].startswith("stillguard")
+        assert facts["description"]
+        page = (ROOT / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        for group in facts["input"].values():
+            if isinstance(group, dict):
+                for required, (_, *options) in group.items():
+                    assert f"`{required}`" in page, f"{name}.md does not speak of {required}"
+                    assert required in ("image", "images", "clean", "protected", "losses") or options[0].get("tooltip"), (name, required)
+
+
+def test_protects_saves_and_reports_progress(client: Client, protect_graph: Build) -> None:
+    graph = protect_graph(steps=4)
+    graph["measure"] = node(
+        "StillguardPerturbationVisibility", clean=["small", 0], protected=["protect", 0], lpips_backbone="lpips_vgg16.safetensors"
+    )
+    graph["clean"] = node("SaveImage", images=["small", 0], filename_prefix="test/clean")
+    graph["shown"] = node("SaveImage", images=["protect", 1], filename_prefix="test/perturbation")
+    result = client.run(graph)
+    assert result.status == "success", result.error
+    clean, protected, shown = (levels(saved(client, result, name)) for name in ("clean", "save", "shown"))
+    assert protected.shape == clean.shape
+    assert np.abs(protected - clean).max() == 8
+    # The perturbation output shows the same thing: 127.5 plus 127.5/8 per level, truncated by core's Save Image.
+    assert np.abs(shown - (127.5 + (protected - clean) * 127.5 / 8)).max() <= 1
+    steps = [event.data["value"] for event in result.of("progress") if event.data["node"] == "protect"]
+    assert steps == sorted(steps)
+    assert steps[-1] == 4
+    previews = result.of("binary4")
+    assert previews
+    assert previews[-1].data["node_id"] == "protect"
+    picture = Image.open(io.BytesIO(previews[-1].payload))
+    assert picture.size == (128, 64)  # picture and amplified perturbation side by side
+    text = result.outputs["measure"]["text"][0]
+    assert "L-infinity 8 levels" in text
+    assert "LPIPS 0." in text
+    assert "differs by at most 8 levels" in result.outputs["save"]["text"][0]
+
+
+def test_the_saved_file_carries_nothing_but_pixels(client: Client, protect_graph: Build) -> None:
+    graph = protect_graph(seed=11)
+    graph["keep"] = {**graph["save"], "inputs": {**graph["save"]["inputs"], "keep_workflow": True}}
+    result = client.run(graph)
+    bare, kept = (Image.open(io.BytesIO(saved(client, result, name))) for name in ("save", "keep"))
+    assert bare.info == {}
+    assert not bare.getexif()
+    assert "StillguardProtect" in kept.info["prompt"]
+
+
+def test_files_are_numbered_and_never_overwritten(client: Client, server: ComfyServer, protect_graph: Build) -> None:
+    graph = protect_graph(seed=12, steps=1)
+    graph["save"]["inputs"]["filename_prefix"] = "test/numbered"
+    first = client.run(graph).outputs["save"]["images"][0]["filename"]
+    content = (server.base / "output" / "test" / first).read_bytes()
+    graph["protect"]["inputs"]["seed"] = 13
+    second = client.run(graph).outputs["save"]["images"][0]["filename"]
+    assert first != second
+    assert (server.base / "output" / "test" / first).read_bytes() == content
+
+
+@pytest.mark.parametrize("prefix", ["../outside", "/tmp/outside", "test/../../outside"])
+def test_cannot_write_outside_the_output_folder(client: Client, server: ComfyServer, protect_graph: Build, prefix: str) -> None:
+    graph = protect_graph(steps=1)
+    graph["save"]["inputs"]["filename_prefix"] = prefix
+    result = client.run(graph)
+    assert result.status == "error" or not list(server.base.parent.glob("outside*"))
+    assert not list(server.base.parent.glob("outside*"))
+    assert not list(Path("/tmp").glob("outside_0*"))
+
+
+def test_alpha_batches_and_odd_sizes(client: Client, protect_graph: Build) -> None:
+    graph = protect_graph(image=["alpha", 0], steps=2)
+    graph["odd"] = node("ImageScale", image=["load", 0], upscale_method="area", width=37, height=53, crop="disabled")
+    graph["transparent"] = node("SolidMask", value=0.25, width=37, height=53)
+    graph["alpha"] = node("JoinImageWithAlpha", image=["two", 0], alpha=["transparent", 0])
+    graph["two"] = node("RepeatImageBatch", image=["odd", 0], amount=2)
+    result = client.run(graph)
+    assert result.status == "success", result.error
+    pictures = [levels(client.view(image)) for image in result.outputs["save"]["images"]]
+    assert [picture.shape for picture in pictures] == [(53, 37, 4)] * 2
+    assert all((picture[..., 3] == round(0.75 * 255)).all() for picture in pictures)
+    assert (pictures[0] != pictures[1]).any()  # a seed of its own for each picture of a batch
+
+
+def test_a_mask_protects_only_its_region(client: Client, protect_graph: Build) -> None:
+    graph = protect_graph(mask=["half", 0], seed=3)
+    graph["left"] = node("SolidMask", value=1.0, width=32, height=64)
+    graph["nothing"] = node("SolidMask", value=0.0, width=64, height=64)
+    graph["half"] = node("MaskComposite", destination=["nothing", 0], source=["left", 0], x=0, y=0, operation="add")
+    graph["clean"] = node("SaveImage", images=["small", 0], filename_prefix="test/clean")
+    result = client.run(graph)
+    assert result.status == "success", result.error
+    change = np.abs(levels(saved(client, result)) - levels(saved(client, result, "clean")))
+    assert change[:, 32:].max() == 0
+    assert change[:, :32].max() == 8
+
+
+def test_clip_semantic_loss_and_eot(client: Client, protect_graph: Build) -> None:
+    graph = protect_graph(loss=["semantic", 0], eot=["eot", 0], steps=4)
+    graph["clip"] = node("TestkitTinyCLIPVision")
+    graph["semantic"] = node("StillguardCLIPSemanticLoss", clip_vision=["clip", 0], weight=10.0)
+    ranges = {"blur_low": 0.1, "blur_high": 3.0, "jpeg_low": 30, "jpeg_high": 69, "noise_high": 0.03, "resize_low": 0.5, "resize_high": 2.0}
+    switches = dict.fromkeys(("blur", "jpeg", "noise", "resize", "identity"), True)
+    graph["eot"] = node("StillguardEoT", **switches, samples=2, **ranges)
+    result = client.run(graph)
+    assert result.status == "success", result.error
+
+
+def test_same_seed_gives_the_same_picture_and_low_memory_too(client: Client, protect_graph: Build) -> None:
+    """Settings that do not change the result make new cache entries, so that each run is really made."""
+    pictures = []
+    for changed in ({"memory": "fast"}, {"memory": "low memory"}, {"memory": "fast", "update.step": 1.0000001}):
+        result = client.run(protect_graph(seed=21, **changed))
+        assert result.status == "success", result.error
+        pictures.append(levels(saved(client, result)))
+    assert np.array_equal(pictures[0], pictures[2])
+    # Recomputed sums may round differently and flip the sign of a vanishing gradient.
+    assert (pictures[0] != pictures[1]).mean() < 0.001
+
+
+def test_interrupting_ends_within_a_step_and_leaves_comfyui_as_it_was(client: Client, server: ComfyServer, protect_graph: Build) -> None:
+    """Step 3 of 1000 is cancelled; the next prompt runs, the cached VAE computes the same bits as before, and no graph stays."""
+
+    def encoded(copy: str) -> torch.Tensor:
+        picture = server.base / "input" / copy
+        picture.write_bytes((server.base / "input" / "astronaut.png").read_bytes())
+        graph = {
+            "load": node("LoadImage", image=copy),
+            "vae": node("VAELoader", vae_name="stillguard_lab_vae.safetensors"),
+            "encode": node("VAEEncode", pixels=["load", 0], vae=["vae", 0]),
+            "save": node("SaveLatent", samples=["encode", 0], filename_prefix=f"test/{picture.stem}"),
+        }
+        assert client.run(graph).status == "success"
+        return load_file(next((server.base / "output" / "test").glob(f"{picture.stem}_*.latent")))["latent_tensor"]
+
+    before = encoded("before.png")
+    cancelled: list[float] = []
+
+    def cancel(event: object) -> None:
+        if event.type == "progress" and event.data["value"] >= 3 and not cancelled:
+            cancelled.append(time.monotonic())
+            client.interrupt()
+
+    result = client.run(protect_graph(steps=1000, seed=31), cancel)
+    assert result.status == "interrupted"
+    reached = max(event.data["value"] for event in result.of("progress"))
+    assert reached <= 5  # the request itself takes a moment, steps take milliseconds at this size
+    graph = protect_graph(seed=32)
+    graph["look"] = node("TestkitInspect", image=["protect", 0])
+    after = client.run(graph)
+    assert after.status == "success", after.error
+    facts = after.outputs["look"]["facts"][0]
+    assert facts == {"graphs": 0, "requires_grad": False, "in_training": False, "inference_mode": True}
+    assert torch.equal(encoded("after.png"), before)
+
+
+def test_no_loss_connected(client: Client, protect_graph: Build) -> None:
+    with pytest.raises(PromptRefused, match="No loss is connected to Protect: add a loss node"):
+        client.run(protect_graph(loss=None))
+
+
+@pytest.mark.parametrize("budget", [0.0, 64.5])
+def test_budget_out_of_range(client: Client, protect_graph: Build, budget: float) -> None:
+    with pytest.raises(PromptRefused, match=f"The budget is {budget:g} levels: choose more than 0 and at most 64"):
+        client.run(protect_graph(budget=budget))
+
+
+def test_steps_zero_returns_the_picture(client: Client, protect_graph: Build) -> None:
+    result = client.run(protect_graph(steps=0))
+    assert result.status == "success", result.error
+    assert "differs by at most 0 levels" in result.outputs["save"]["text"][0]
+
+
+def failure(client: Client, graph: Graph) -> str:
+    """The message that the page shows, after which the next prompt must still run."""
+    result = client.run(graph)
+    assert result.status == "error"
+    return result.error
+
+
+def test_pixels_that_are_not_numbers(client: Client, protect_graph: Build) -> None:
+    graph = protect_graph(image=["spoilt", 0])
+    graph["spoilt"] = node("TestkitSpoilPixels", image=["small", 0])
+    assert "The picture has pixels that are not numbers" in failure(client, graph)
+
+
+def test_mask_of_another_size(client: Client, protect_graph: Build) -> None:
+    assert "The mask is 64x64 but the picture is 512x512: resize the mask" in failure(
+        client, protect_graph(image=["load", 0], mask=["load", 1])
+    )
+
+
+def test_empty_mask(client: Client, protect_graph: Build) -> None:
+    graph = protect_graph(mask=["nothing", 0])
+    graph["nothing"] = node("SolidMask", value=0.0, width=64, height=64)
+    assert "The mask is empty" in failure(client, graph)
+
+
+def test_missing_lpips_weights(client: Client, server: ComfyServer, protect_graph: Build) -> None:
+    file = server.base / "models" / "stillguard" / "lpips_vgg16.safetensors"
+    file.rename(file.with_suffix(".away"))
+    try:
+        message = failure(client, protect_graph(seed=41))
+    finally:
+        file.with_suffix(".away").rename(file)
+    assert "lpips_vgg16.safetensors or vgg16-397923af.pth is missing" in message
+    assert "models/stillguard" in message
+
+
+def test_a_vae_without_encoder(client: Client, server: ComfyServer, protect_graph: Build) -> None:
+    folder = server.base / "models" / "vae"
+    folder.mkdir(exist_ok=True)
+    decoder = {key: value for key, value in load_file(SHIPPED).items() if "encoder" not in key}
+    save_file(decoder, folder / "decoder_only.safetensors")
+    graph = protect_graph()
+    graph["vae"]["inputs"]["vae_name"] = "decoder_only.safetensors"
+    assert "decoder_only.safetensors has a decoder only" in failure(client, graph)
+
+
+def test_out_of_memory_is_left_to_comfyui(client: Client, protect_graph: Build) -> None:
+    graph = protect_graph(seed=51)
+    graph["greedy"] = node("TestkitExhaustingVAE", vae=["vae", 0])
+    graph["latent"]["inputs"]["vae"] = ["greedy", 0]
+    result = client.run(graph)
+    (error,) = result.of("execution_error")
+    assert "OutOfMemoryError" in error.data["exception_type"]
+    assert client.run(protect_graph(seed=52)).status == "success"
+
+
+def test_saving_a_picture_over_budget_is_refused(client: Client, server: ComfyServer, protect_graph: Build) -> None:
+    graph = protect_graph(seed=61)
+    graph["save"]["inputs"].update(budget=4.0, filename_prefix="test/refused")
+    message = failure(client, graph)
+    assert "differs from the clean one by 8 levels where the budget is 4" in message
+    assert not list((server.base / "output" / "test").glob("refused*"))

@@ -1,0 +1,54 @@
+"""Real parts for all tests: trained networks, photos, and what lies beside the repository when it does."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from bench import cpu_shim
+from bench.paths import BENCH
+from bench.weights import lpips_backbone
+from torch import Tensor
+
+cpu_shim.install()
+
+ROOT = Path(__file__).parents[1]
+SHARED = Path(os.environ.get("STILLGUARD_SHARED", ROOT.parent / "shared"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    skips = {
+        "gpu": (not torch.cuda.is_available(), "needs an NVIDIA GPU"),
+        "slow": (os.environ.get("STILLGUARD_SLOW") != "1", "takes minutes; set STILLGUARD_SLOW=1"),
+    }
+    for item in items:
+        for name, (skip, reason) in skips.items():
+            if skip and item.get_closest_marker(name):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Reference data that developers have beside the repository; a fresh clone does without."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no reference data at {SHARED}; set STILLGUARD_SHARED")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def astronaut() -> Tensor:
+    """scikit-image's photo of Eileen Collins (NASA, public domain) at 256 px, [1,3,256,256] on the 8-bit grid."""
+    from PIL import Image
+    from skimage import data
+
+    picture = Image.fromarray(data.astronaut()).resize((256, 256), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
+
+
+@pytest.fixture(scope="session")
+def vgg_file() -> Path:
+    """The real VGG16 weights, converted into the bench's cache."""
+    return lpips_backbone(BENCH / "models" / "stillguard")

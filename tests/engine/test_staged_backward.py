@@ -1,0 +1,112 @@
+"""The staged backward pass against autograd's plain sum-then-backward, on trained networks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from bench.memory import peak_bytes
+from stillguard.engine.losses.dormant import CLIPSemantic, LPIPSPenalty, VAELatent
+from stillguard.engine.objective import Objective, Term
+from stillguard.engine.observation import Observation, Sight
+from stillguard.engine.surrogates.perceptual import PerceptualNetwork
+from stillguard.engine.surrogates.tiny_autoencoder import TinyAutoencoder, load_tiny_autoencoder
+from stillguard.engine.transforms import JPEG
+from support import RandomEncoder
+from torch import Tensor
+
+SIGHT = Sight(longest=96)
+
+
+@pytest.fixture(scope="module")
+def objective(lab_vae: TinyAutoencoder, perceptual: PerceptualNetwork) -> Objective:
+    """Terms that share the autoencoder's latent around one that does not."""
+    return Objective(
+        (
+            Term("latent", 10.0, VAELatent(lab_vae)),
+            Term("semantic", 300.0, CLIPSemantic(RandomEncoder())),
+            Term("visible", -10.0, LPIPSPenalty(perceptual, threshold=0.0)),
+            Term("latent again", 2.0, VAELatent(lab_vae, scale=5.0)),
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def perturbed(astronaut: Tensor) -> Tensor:
+    noise = torch.rand(astronaut.shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    return (astronaut + noise * 8 / 255).clamp(0, 1)
+
+
+def staged_gradient(objective: Objective, clean: Tensor, perturbed: Tensor, *, low_memory: bool) -> Tensor:
+    leaf = perturbed.clone().requires_grad_()
+    seen = Observation(SIGHT(leaf), transform=JPEG(60), low_memory=low_memory)
+    objective.backward(Observation(SIGHT(clean)), seen)
+    assert leaf.grad is not None
+    return leaf.grad
+
+
+def plain_gradient(objective: Objective, clean: Tensor, perturbed: Tensor) -> Tensor:
+    """The sum of all terms in one graph: each term observes the picture anew and nothing is cut."""
+    leaf = perturbed.clone().requires_grad_()
+
+    class Uncut(Observation):
+        def __init__(self, picture: Tensor) -> None:
+            self._known = {}
+            self._tracked, self._low_memory, self._cuts = False, False, []
+            self._untransformed, self._transform = picture, JPEG(60)
+
+        def features(self, owner, key, compute):
+            return compute()
+
+    total = sum(term.weight * term.loss(Observation(SIGHT(clean)), Uncut(SIGHT(leaf))) for term in objective.terms)
+    total.backward()
+    return leaf.grad
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+def test_staged_equals_plain_backward(objective: Objective, astronaut: Tensor, perturbed: Tensor) -> None:
+    plain = plain_gradient(objective, astronaut, perturbed)
+    assert relative(staged_gradient(objective, astronaut, perturbed, low_memory=False), plain) < 1e-6
+
+
+def test_low_memory_equals_fast(objective: Objective, astronaut: Tensor, perturbed: Tensor) -> None:
+    fast = staged_gradient(objective, astronaut, perturbed, low_memory=False)
+    assert relative(staged_gradient(objective, astronaut, perturbed, low_memory=True), fast) < 1e-6
+
+
+def test_every_term_takes_part(objective: Objective, astronaut: Tensor, perturbed: Tensor) -> None:
+    """Guards the comparison above: leaving any one term out must change the gradient."""
+    whole = staged_gradient(objective, astronaut, perturbed, low_memory=False)
+    for left_out in objective.terms:
+        rest = Objective(tuple(term for term in objective.terms if term is not left_out))
+        assert relative(staged_gradient(rest, astronaut, perturbed, low_memory=False), whole) > 1e-3, left_out.name
+
+
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_peak_memory_of_four_terms_is_that_of_one(astronaut: Tensor, perturbed: Tensor, low_memory: bool) -> None:
+    """Four terms, each with an autoencoder of its own, so that nothing is shared."""
+    terms = tuple(Term(f"latent {i}", 1.0, VAELatent(load_tiny_autoencoder())) for i in range(4))
+
+    def peak(count: int) -> int:
+        objective = Objective(terms[:count])
+        with peak_bytes() as peaked:
+            staged_gradient(objective, astronaut, perturbed, low_memory=low_memory)
+        return peaked()
+
+    assert peak(4) < 1.3 * peak(1)
+
+
+def test_shared_latent_is_encoded_once_per_step(astronaut: Tensor, perturbed: Tensor) -> None:
+    class Counting(RandomEncoder):
+        calls = 0
+
+        def encode(self, image: Tensor) -> Tensor:
+            self.calls += 1
+            return super().encode(image)
+
+    vae = Counting()
+    objective = Objective(tuple(Term(str(i), 1.0, VAELatent(vae)) for i in range(5)))
+    staged_gradient(objective, astronaut, perturbed, low_memory=False)
+    assert vae.calls == 2  # clean once, adversarial once
