@@ -11,6 +11,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
+
 @contextlib.contextmanager
 def autograd_session(*, tolerate_mutation: bool = False) -> Iterator[None]:
     """Autograd on, and core's kernels that have no backward off; everything as before afterwards, cancelled or not.

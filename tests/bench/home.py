@@ -15,12 +15,12 @@ def prepare_home() -> Path:
     base = BENCH / "demo"
     photo = base / "input" / PHOTO
     if not photo.is_file():
-        _save_astronaut(photo)
+        save_astronaut(photo)
     lpips_backbone(base / "models" / "stillguard")
     return base
 
 
-def _save_astronaut(path: Path) -> None:
+def save_astronaut(path: Path) -> None:
     """Eileen Collins, NASA, 512x512, public domain; the picture comes with scikit-image."""
     from PIL import Image
     from skimage.data import astronaut

@@ -11,7 +11,7 @@ import pytest
 import torch
 from bench.client import Client
 from bench.comfyui import comfyui
-from bench.home import _save_astronaut
+from bench.home import save_astronaut
 from bench.server import ComfyServer
 
 TESTKIT = Path(__file__).parent / "testkit"
@@ -22,7 +22,7 @@ Graph = dict[str, dict[str, object]]
 def server(tmp_path_factory: pytest.TempPathFactory, vgg_file: Path) -> Iterator[ComfyServer]:
     base = tmp_path_factory.mktemp("comfy")
     (base / "input").mkdir()
-    _save_astronaut(base / "input" / "astronaut.png")
+    save_astronaut(base / "input" / "astronaut.png")
     weights = base / "models" / "stillguard"
     weights.mkdir(parents=True)
     shutil.copy(vgg_file, weights)

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("comfy")
 def shipped_vae(tmp_path: Path) -> comfy.sd.VAE:
     """Through core's loader node, which remembers the file and can reload it."""
     import folder_paths
+
     import nodes
 
     folder_paths.add_model_folder_path("vae", str(SHIPPED.parent))
@@ -129,7 +130,6 @@ def test_clip_vision_equals_core_and_has_a_gradient(size: tuple[int, int], astro
     """Core's own encode_image rounds to 8 bits, so its gradient is exactly zero."""
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.surrogates import Surrogates
-
     from testkit import tiny_clip_vision
 
     picture = torch.nn.functional.interpolate(astronaut, size=size, mode="bilinear")

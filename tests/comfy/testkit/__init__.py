@@ -87,7 +87,12 @@ class Inspect(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="TestkitInspect", category="testkit", is_output_node=True, inputs=[io.Image.Input("image")], outputs=[], not_idempotent=True
+            node_id="TestkitInspect",
+            category="testkit",
+            is_output_node=True,
+            inputs=[io.Image.Input("image")],
+            outputs=[],
+            not_idempotent=True,
         )
 
     @classmethod
