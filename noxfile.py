@@ -1,4 +1,4 @@
-"""`nox -s demo`, `nox -s serve`, `nox -s tests` and `nox -s lint`, all in one environment that is filled once.
+"""`nox -s demo`, `serve`, `tests`, `benchmarks` and `lint`, all in one environment that is filled once.
 
 After the session's name, `-- ARGS` goes to the program: `nox -s tests -- tests/engine -x`, `nox -s demo -- --image me.jpg`.
 """
@@ -53,10 +53,20 @@ def serve(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def benchmarks(session: nox.Session) -> None:
+    """Run a benchmark, -- NAME [ARGS]; without a name all of them with their defaults."""
+    environment(session)
+    name, *arguments = session.posargs or [""]
+    for script in sorted((ROOT / "benchmarks").glob(f"{name or '*'}.py")):
+        python(session, str(script), *arguments)
+
+
+@nox.session(venv_backend="none")
 def lint(session: nox.Session) -> None:
     """Ruff everywhere, mypy strict on the engine and plain elsewhere."""
     environment(session)
     python(session, "-m", "ruff", "check", ".")
+    python(session, "-m", "ruff", "format", "--check", ".")
     # The repository is the package, under whatever name it was cloned; mypy has to see it as `stillguard`.
     link = ROOT / ".bench" / "src" / "stillguard"
     link.parent.mkdir(parents=True, exist_ok=True)

@@ -61,7 +61,8 @@ def protect(
     """Maximise the objective over the space, one Step after each update; the last one yielded is the result.
 
     clean: [B,C,H,W] in [0,1], C = 1, 3 or 4 (alpha is carried along unchanged), any H and W. mask: [B or 1,1,H,W] in [0,1],
-    where 0 is left untouched to the bit and values between scale the budget. Same arguments, same machine: same picture.
+    where 0 is left untouched to the bit and values between scale the budget. Same arguments, same machine: same picture, as far
+    as the surrogates' kernels are deterministic (on the CPU they are).
     Defaults: RGB(), MomentumSign(), no EoT, Sight(). Raises ValueError on pixels that are not finite, on a mask of another
     size, and on a number of channels other than 1, 3 or 4.
     """

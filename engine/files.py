@@ -15,6 +15,7 @@ from torch import Tensor
 from .picture import to_levels
 
 Format = Literal["png", "webp"]
+WEBP_LONGEST = 16383
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -22,7 +23,10 @@ def encode_picture(image: Tensor, format: Format = "png", *, text: Mapping[str, 
     """One picture [C,H,W] in [0,1], C = 1, 3 or 4, as the bytes of a lossless file.
 
     The file holds pixels only, unless `text` is given: PNG text chunks, or for WebP an EXIF block with `name:value` strings.
+    Raises ValueError when the picture is too large for WebP.
     """
+    if format == "webp" and max(image.shape[-2:]) > WEBP_LONGEST:
+        raise ValueError(f"WebP holds at most {WEBP_LONGEST} pixels a side and the picture has {max(image.shape[-2:])}: save it as png.")
     levels = to_levels(image.float()).byte().permute(1, 2, 0).cpu().numpy()
     picture = Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels, mode=_MODES[levels.shape[-1]])
     buffer = io.BytesIO()

@@ -34,8 +34,8 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 def amplified(clean: Tensor, protected: Tensor, *, budget: float) -> Tensor:
     """The perturbation around middle grey, scaled so that +-budget levels fill [0,1]; shape of the colour part of `clean`."""
-    difference = split_alpha(protected)[0] - split_alpha(clean)[0]
-    return (0.5 + difference * (LEVELS / (2 * budget))).clamp(0, 1)
+    difference = to_levels(split_alpha(protected)[0]) - to_levels(split_alpha(clean)[0])
+    return (0.5 + difference / (2 * budget)).clamp(0, 1)
 
 
 def check_finite(image: Tensor) -> None:

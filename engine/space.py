@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,15 +42,15 @@ class RGB:
     """A perturbation of the pixels with |perturbation| <= budget levels (L-infinity), scaled by the mask where it is soft.
 
     random_start: begin at U(-budget, budget) instead of at the clean picture, where distances have zero gradient.
-    Raises ValueError unless 0 < budget <= 64.
+    Raises ValueError unless 1 <= budget <= 64: files hold whole levels, so less than one would change nothing.
     """
 
     budget: float = 8.0
     random_start: bool = True
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.budget) and 0 < self.budget <= 64):
-            raise ValueError(f"The budget is {self.budget:g} levels: choose more than 0 and at most 64 (8 is hard to see, 16 is strong).")
+        if not 1 <= self.budget <= 64:
+            raise ValueError(f"The budget is {self.budget:g} levels: choose 1 to 64 (8 is hard to see, 16 is strong).")
 
     @property
     def unit(self) -> float:

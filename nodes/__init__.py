@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .eot import EoTNode
 from .evaluate import PerturbationVisibility
 from .losses_dormant import CLIPSemanticLoss, LPIPSPenalty, VAELatentLoss
-from .protect import CombineLosses, EoTNode, Protect
+from .protect import CombineLosses, Protect
 from .save import SaveProtectedImage
 
 

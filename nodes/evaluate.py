@@ -7,9 +7,10 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..engine.files import encode_picture
-from ..engine.metrics.visibility import Visibility, visibility
+from ..engine.metrics.visibility import LPIPS_LONGEST, Visibility, visibility
 from ..engine.weights.catalogue import catalogue
 from .bridge.autograd import autograd_session, ordinary
+from .bridge.progress import show_text
 from .bridge.surrogates import Surrogates
 from .model_files import file_choices, find_file
 
@@ -36,20 +37,22 @@ class PerturbationVisibility(io.ComfyNode):
                 ),
             ],
             outputs=[io.String.Output("report", display_name="report")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, clean: Tensor, protected: Tensor, lpips_backbone: str) -> io.NodeOutput:
-        device = comfy.model_management.get_torch_device()
+        before, after = (ordinary(image.movedim(-1, 1)) for image in (clean, protected))
         with autograd_session():
             surrogates, network = Surrogates(), None
             if lpips_backbone != WITHOUT_LPIPS:
                 network = surrogates.perceptual(find_file(catalogue()["lpips_vgg16"], lpips_backbone))
-                surrogates.load(height=clean.shape[1], width=clean.shape[2])
-            before, after = (ordinary(image).movedim(-1, 1).to(device) for image in (clean, protected))
-            rows = visibility(before, after, lpips=network)
-            sizes = [(len(encode_picture(x)), len(encode_picture(y))) for x, y in zip(before, after, strict=True)]
+                surrogates.load(height=LPIPS_LONGEST, width=LPIPS_LONGEST)
+            device = comfy.model_management.get_torch_device()
+            rows = visibility(before.to(device), after.to(device), lpips=network)
+        sizes = [(len(encode_picture(before[i % before.shape[0]])), len(encode_picture(y))) for i, y in enumerate(after)]
         report = "\n".join(_line(index, row, size) for index, (row, size) in enumerate(zip(rows, sizes, strict=True)))
+        show_text(report, node_id=cls.hidden.unique_id)
         return io.NodeOutput(report, ui=ui.PreviewText(report))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from comfy_api.latest import io
@@ -23,12 +22,13 @@ CATEGORY = "stillguard/losses/dormant"
 
 
 def weight_input(default: float) -> io.Float.Input:
-    tooltip = "How much this loss counts beside the others; 0 only reports it."
+    tooltip = "How much this loss counts beside the others; 0 only shows its value."
     return io.Float.Input("weight", default=default, min=0.0, max=10000.0, step=0.01, tooltip=tooltip)
 
 
 @dataclass(frozen=True)
 class VAELatentSpec:
+    drives: ClassVar[bool] = True
     edits_in_place: ClassVar[bool] = False
     weight: float
     vae: comfy.sd.VAE
@@ -41,6 +41,7 @@ class VAELatentSpec:
 
 @dataclass(frozen=True)
 class CLIPSemanticSpec:
+    drives: ClassVar[bool] = True
     edits_in_place: ClassVar[bool] = True
     weight: float
     clip_vision: comfy.clip_vision.ClipVisionModel
@@ -52,14 +53,15 @@ class CLIPSemanticSpec:
 
 @dataclass(frozen=True)
 class LPIPSPenaltySpec:
+    drives: ClassVar[bool] = False
     edits_in_place: ClassVar[bool] = False
     weight: float
-    backbone: Path
+    backbone: str
     threshold: float
     name: str = "LPIPS Penalty"
 
     def build(self, surrogates: Surrogates) -> dormant.LPIPSPenalty:
-        return dormant.LPIPSPenalty(surrogates.perceptual(self.backbone), self.threshold)
+        return dormant.LPIPSPenalty(surrogates.perceptual(find_file(catalogue()["lpips_vgg16"], self.backbone)), self.threshold)
 
 
 class VAELatentLoss(io.ComfyNode):
@@ -101,7 +103,10 @@ class CLIPSemanticLoss(io.ComfyNode):
             category=CATEGORY,
             description="Pushes what an image encoder recognises away from the clean picture (Dormant, equation 8).",
             search_aliases=["dormant", "clip vision", "semantic"],
-            inputs=[io.ClipVision.Input("clip_vision", tooltip="A CLIP, SigLIP or DINO image encoder."), weight_input(10.0)],
+            inputs=[
+                io.ClipVision.Input("clip_vision", tooltip="A CLIP image encoder. It sees the centre square of the photo."),
+                weight_input(10.0),
+            ],
             outputs=[LossSocket.Output("loss", display_name="loss")],
         )
 
@@ -141,4 +146,6 @@ class LPIPSPenalty(io.ComfyNode):
 
     @classmethod
     def execute(cls, backbone: str, weight: float, threshold: float) -> io.NodeOutput:
-        return io.NodeOutput((LPIPSPenaltySpec(-weight, find_file(catalogue()["lpips_vgg16"], backbone), threshold),))
+        # Looked for here as well as when it is read, so that the message stands on the node where the file is chosen.
+        find_file(catalogue()["lpips_vgg16"], backbone)
+        return io.NodeOutput((LPIPSPenaltySpec(-weight, backbone, threshold),))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import folder_paths
@@ -12,7 +13,10 @@ from ..engine.weights.catalogue import Entry
 
 def register_model_folders() -> None:
     """models/stillguard for our files; the folder of the shipped autoencoder joins the `vae` folders."""
-    folder_paths.add_model_folder_path("stillguard", str(Path(folder_paths.models_dir) / "stillguard"))
+    ours = Path(folder_paths.models_dir) / "stillguard"
+    with contextlib.suppress(OSError):  # a read-only models folder may still hold everything elsewhere
+        ours.mkdir(parents=True, exist_ok=True)
+    folder_paths.add_model_folder_path("stillguard", str(ours))
     folder_paths.folder_names_and_paths["stillguard"][1].update(folder_paths.supported_pt_extensions)
     folder_paths.add_model_folder_path("vae", str(SHIPPED.parent))
 

@@ -1,4 +1,4 @@
-"""Combine Losses, EoT and Protect."""
+"""Combine Losses and Protect."""
 
 from __future__ import annotations
 
@@ -34,74 +34,18 @@ class CombineLosses(io.ComfyNode):
         return io.NodeOutput(tuple(spec for group in losses.values() if group is not None for spec in group))
 
 
-class EoTNode(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        def share(name: str, default: float, top: float, tooltip: str) -> io.Float.Input:
-            return io.Float.Input(name, default=default, min=0.0, max=top, step=0.01, advanced=True, tooltip=tooltip)
-
-        return io.Schema(
-            node_id="StillguardEoT",
-            display_name="EoT (Transformations)",
-            category=CATEGORY,
-            description="Expectation over transformation: before each step one of these is drawn, so that the protection survives them.",
-            search_aliases=["robustness", "jpeg", "blur", "expectation over transformation"],
-            inputs=[
-                io.Boolean.Input("blur", default=True, tooltip="Gaussian blur, 3 pixels wide."),
-                io.Boolean.Input("jpeg", default=True, tooltip="JPEG compression, in a form that gradients pass."),
-                io.Boolean.Input("noise", default=True, tooltip="Gaussian noise."),
-                io.Boolean.Input("resize", default=True, tooltip="Resize to another size and back."),
-                io.Boolean.Input("identity", default=True, tooltip="Sometimes no transformation at all."),
-                io.Int.Input("samples", default=1, min=1, max=16, tooltip="Transformations averaged per step; each costs a full step."),
-                share("blur_low", 0.1, 10.0, "Weakest blur (sigma in pixels)."),
-                share("blur_high", 3.0, 10.0, "Strongest blur (sigma in pixels)."),
-                io.Int.Input("jpeg_low", default=30, min=1, max=100, advanced=True, tooltip="Lowest JPEG quality."),
-                io.Int.Input("jpeg_high", default=69, min=1, max=100, advanced=True, tooltip="Highest JPEG quality."),
-                share("noise_high", 0.03, 0.5, "Strongest noise (standard deviation; the picture spans 0 to 1)."),
-                io.Float.Input("resize_low", default=0.5, min=0.1, max=1.0, step=0.01, advanced=True, tooltip="Smallest size as a factor."),
-                io.Float.Input("resize_high", default=2.0, min=1.0, max=4.0, step=0.01, advanced=True, tooltip="Largest size as a factor."),
-            ],
-            outputs=[EoTSocket.Output("eot", display_name="eot")],
-        )
-
-    @classmethod
-    def execute(
-        cls,
-        blur: bool,
-        jpeg: bool,
-        noise: bool,
-        resize: bool,
-        identity: bool,
-        samples: int,
-        blur_low: float,
-        blur_high: float,
-        jpeg_low: int,
-        jpeg_high: int,
-        noise_high: float,
-        resize_low: float,
-        resize_high: float,
-    ) -> io.NodeOutput:
-        return io.NodeOutput(
-            EoT(
-                blur_sigma=(max(blur_low, 0.01), blur_high) if blur else None,
-                jpeg_quality=(jpeg_low, jpeg_high) if jpeg else None,
-                noise_sigma=(0.0, noise_high) if noise else None,
-                resize_scale=(resize_low, resize_high) if resize else None,
-                identity=identity,
-                samples=samples,
-            )
-        )
-
-
 def _update_input() -> io.DynamicCombo.Input:
-    step = io.Float.Input("step", default=1.0, min=0.01, max=64.0, step=0.01, tooltip="How far each pixel moves per step, in 8-bit levels.")
-    decay = io.Float.Input("decay", default=0.5, min=0.0, max=2.0, step=0.01, tooltip="Share of the past direction that is kept.")
+    def step(tooltip: str) -> io.Float.Input:
+        return io.Float.Input("step", default=1.0, min=0.01, max=64.0, step=0.01, tooltip=tooltip)
+
+    fixed, rate = step("How far each pixel moves per step, in 8-bit levels."), step("Adam's learning rate, in 8-bit levels.")
+    decay = io.Float.Input("decay", default=0.5, min=0.0, max=2.0, step=0.01, tooltip="Weight of the past direction beside the new one.")
     return io.DynamicCombo.Input(
         "update",
         options=[
-            io.DynamicCombo.Option("momentum sign", [step, decay]),
-            io.DynamicCombo.Option("sign", [step]),
-            io.DynamicCombo.Option("adam", [step]),
+            io.DynamicCombo.Option("momentum sign", [fixed, decay]),
+            io.DynamicCombo.Option("sign", [fixed]),
+            io.DynamicCombo.Option("adam", [rate]),
         ],
         tooltip="How a gradient becomes a step: momentum sign (MI-FGSM, Dormant), plain sign (PGD) or Adam.",
     )
@@ -119,6 +63,8 @@ def _update(choice: dict[str, object]) -> Update:
 
 
 class Protect(io.ComfyNode):
+    """Checks when it runs, not in validate_inputs: of that, ComfyUI's page shows "Invalid input" and hides the sentence."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -149,7 +95,7 @@ class Protect(io.ComfyNode):
                     min=0,
                     max=2**63 - 1,
                     control_after_generate=True,
-                    tooltip="Same seed, same graph, same machine: same picture.",
+                    tooltip="Same seed, same graph, same machine: same picture, up to the rounding of GPU kernels.",
                 ),
                 io.Int.Input(
                     "working_size",
@@ -160,33 +106,24 @@ class Protect(io.ComfyNode):
                     tooltip="Longer side at which the models see the photo. The photo itself keeps its size.",
                 ),
                 io.Combo.Input(
-                    "memory", options=["fast", "low memory"], tooltip="Low memory recomputes instead of keeping; the result is the same."
+                    "memory",
+                    options=["fast", "low memory"],
+                    tooltip="Low memory recomputes shared features instead of keeping them: slower, same result up to rounding.",
                 ),
                 EoTSocket.Input("eot", optional=True, tooltip="Makes the protection survive transformations."),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Where it is 0 the picture is left untouched to the bit; between 0 and 1 it scales the budget.",
+                    tooltip="0: untouched to the bit; between, it scales the budget. Load Image's mask marks transparency: invert it.",
                 ),
             ],
             outputs=[
                 io.Image.Output("protected", display_name="protected"),
                 io.Image.Output("perturbation", display_name="perturbation (amplified)"),
+                io.Float.Output("budget", display_name="budget"),
             ],
             hidden=[io.Hidden.unique_id],
         )
-
-    @classmethod
-    def validate_inputs(cls, budget: float | None = None, loss: object = "not connected", update: object = None) -> bool | str:
-        # ComfyUI passes None for what is linked, nothing for what is not, and insists on handing over dynamic inputs.
-        del update
-        if loss == "not connected":
-            return NO_LOSS
-        try:
-            RGB(8.0 if budget is None else budget)
-        except ValueError as error:
-            return str(error)
-        return True
 
     @classmethod
     def execute(
@@ -205,4 +142,4 @@ class Protect(io.ComfyNode):
         if not loss:
             raise ValueError(NO_LOSS)
         settings = Settings(RGB(budget), _update(update), eot, working_size, steps, seed, memory == "low memory")
-        return io.NodeOutput(*protect_images(image, loss, settings, mask=mask, node_id=cls.hidden.unique_id))
+        return io.NodeOutput(*protect_images(image, loss, settings, mask=mask, node_id=cls.hidden.unique_id), budget)

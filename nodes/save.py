@@ -12,6 +12,7 @@ from torch import Tensor
 from ..engine.files import Format, decode_picture, encode_picture, write_new
 from ..engine.metrics.visibility import linf_levels
 from ..engine.picture import split_alpha
+from .bridge.progress import show_text
 
 
 class SaveProtectedImage(io.ComfyNode):
@@ -36,7 +37,7 @@ class SaveProtectedImage(io.ComfyNode):
                     "budget",
                     default=8.0,
                     min=0.0,
-                    max=255.0,
+                    max=64.0,
                     step=0.5,
                     tooltip="With `clean` connected: refuse to save a picture that differs by more levels than this.",
                 ),
@@ -47,8 +48,8 @@ class SaveProtectedImage(io.ComfyNode):
                 ),
                 io.Image.Input("clean", optional=True, tooltip="The picture before protection; what was written is compared with it."),
             ],
-            outputs=[],
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            outputs=[io.String.Output("report", display_name="report")],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
         )
 
     @classmethod
@@ -63,11 +64,15 @@ class SaveProtectedImage(io.ComfyNode):
             data = encode_picture(picture, format, text=text)
             reference = None if references is None else references[index % references.shape[0]]
             difference = _verify(decode_picture(data), picture, reference, budget)
-            path, subfolder = _write(filename_prefix, format, data, width=picture.shape[-1], height=picture.shape[-2])
+            path, subfolder = _write(
+                filename_prefix.replace("%batch_num%", str(index)), format, data, width=picture.shape[-1], height=picture.shape[-2]
+            )
             saved.append({"filename": path.name, "subfolder": subfolder, "type": "output"})
             checked = "" if difference is None else f", differs by at most {difference} levels"
             notes.append(f"{path.name}: {len(data) / 1024:.0f} kB{checked}")
-        return io.NodeOutput(ui={"images": saved, "text": ("\n".join(notes),)})
+        report = "\n".join(notes)
+        show_text(report, node_id=cls.hidden.unique_id)
+        return io.NodeOutput(report, ui={"images": saved, "text": (report,)})
 
 
 def _references(clean: Tensor, pictures: Tensor) -> Tensor:

@@ -18,9 +18,11 @@ class LossSpec(Protocol):
     """What a loss node returns: settings and the socket objects that they speak of, immutable.
 
     `weight` is signed: positive is maximised. A STILLGUARD_LOSS is a tuple of these.
+    `drives`: False for a penalty, which can only hold a picture back.
     `edits_in_place`: its networks overwrite tensors that the backward pass needs, see bridge.autograd_session.
     """
 
+    drives: ClassVar[bool]
     edits_in_place: ClassVar[bool]
 
     @property

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from bench import cpu_shim
+from bench.home import save_astronaut
 from bench.paths import BENCH
+from bench.server import ComfyServer
 from bench.weights import lpips_backbone
 from torch import Tensor
 
@@ -52,3 +56,16 @@ def astronaut() -> Tensor:
 def vgg_file() -> Path:
     """The real VGG16 weights, converted into the bench's cache."""
     return lpips_backbone(BENCH / "models" / "stillguard")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, vgg_file: Path) -> Iterator[ComfyServer]:
+    """One real ComfyUI server for all tests, with the pack, a photo, the LPIPS weights and the testkit nodes."""
+    base = tmp_path_factory.mktemp("comfy")
+    (base / "input").mkdir()
+    save_astronaut(base / "input" / "astronaut.png")
+    weights = base / "models" / "stillguard"
+    weights.mkdir(parents=True)
+    shutil.copy(vgg_file, weights)
+    with ComfyServer(base, packs=[ROOT / "tests" / "testkit"]) as running:
+        yield running

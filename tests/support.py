@@ -1,10 +1,17 @@
-"""Small surrogates whose only purpose is to be quick and exact; nothing is claimed about effect with them."""
+"""What several test files share. The small surrogates are quick and exact; nothing is claimed about effect with them."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Graph = dict[str, dict[str, object]]
+
+
+def node(class_type: str, **inputs: object) -> dict[str, object]:
+    """One node of an API prompt."""
+    return {"class_type": class_type, "inputs": inputs}
 
 
 class RandomEncoder(nn.Module):

@@ -8,8 +8,10 @@ import kornia
 import torch
 from torch import Tensor
 
-from ..picture import LEVELS, split_alpha, to_levels
+from ..picture import LEVELS, resize, split_alpha, to_levels
 from ..surrogates.perceptual import PerceptualNetwork
+
+LPIPS_LONGEST = 1024
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,8 @@ class Visibility:
     """Of one picture, after rounding to 8 bits.
 
     linf: largest change in levels. changed: share of pixels that changed in any channel. psnr: dB, infinite when nothing
-    changed. ssim: Gaussian window of 11 pixels, mean over channels. lpips: VGG, or None without its weights.
+    changed. ssim: Gaussian window of 11 pixels, mean over channels. lpips: VGG, of pictures reduced to LPIPS_LONGEST where they
+    are larger; None without its weights.
     """
 
     linf: int
@@ -46,16 +49,16 @@ def ssim(clean: Tensor, protected: Tensor) -> Tensor:
 
 @torch.no_grad()
 def visibility(clean: Tensor, protected: Tensor, *, lpips: PerceptualNetwork | None = None) -> list[Visibility]:
-    """Compare [B,C,H,W] pictures in [0,1] after rounding both to 8 bits; alpha is ignored.
+    """Compare [B,C,H,W] pictures in [0,1] after rounding both to 8 bits; alpha is ignored. One clean picture serves for many.
 
     Raises ValueError when the shapes differ.
     """
-    if clean.shape[-2:] != protected.shape[-2:] or clean.shape[0] != protected.shape[0]:
+    if clean.shape[-2:] != protected.shape[-2:] or clean.shape[0] not in (1, protected.shape[0]):
         raise ValueError(
             f"The pictures differ in size or number ({_describe(clean)} and {_describe(protected)}): "
             "compare the protected picture with the one that went into Protect."
         )
-    return [_compare(x, y, lpips) for x, y in zip(clean.split(1), protected.split(1), strict=True)]
+    return [_compare(clean[i % clean.shape[0]][None], protected[i][None], lpips) for i in range(protected.shape[0])]
 
 
 def _compare(clean: Tensor, protected: Tensor, lpips: PerceptualNetwork | None) -> Visibility:
@@ -66,7 +69,7 @@ def _compare(clean: Tensor, protected: Tensor, lpips: PerceptualNetwork | None) 
         changed=float((before != after).any(1).float().mean()),
         psnr=float(psnr(before, after)),
         ssim=float(ssim(before, after)),
-        lpips=None if lpips is None else float(lpips(_at_least(before, 32), _at_least(after, 32))),
+        lpips=None if lpips is None else float(lpips(_for_lpips(before), _for_lpips(after))),
     )
 
 
@@ -74,7 +77,10 @@ def _describe(image: Tensor) -> str:
     return f"{image.shape[0]} of {image.shape[-1]}x{image.shape[-2]}"
 
 
-def _at_least(image: Tensor, side: int) -> Tensor:
-    """Pad by replication to the smallest size that VGG's poolings accept."""
+def _for_lpips(image: Tensor) -> Tensor:
+    """Within what a network can take: reduced where its activations would fill the memory, padded where poolings need pixels."""
     height, width = image.shape[-2:]
-    return torch.nn.functional.pad(image, (0, max(0, side - width), 0, max(0, side - height)), mode="replicate")
+    scale = min(1.0, LPIPS_LONGEST / max(height, width))
+    image = resize(image, (max(1, round(height * scale)), max(1, round(width * scale))))
+    missing = [max(0, 32 - side) for side in image.shape[-2:]]
+    return torch.nn.functional.pad(image, (0, missing[1], 0, missing[0]), mode="replicate")

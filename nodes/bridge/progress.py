@@ -1,4 +1,4 @@
-"""Progress bar, live preview and interruption of a protection run."""
+"""Progress bar, live preview, live numbers and interruption of a protection run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import comfy.model_management
 import comfy.utils
 import torch
 from PIL import Image
+from server import PromptServer
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,11 +19,19 @@ PREVIEW_SIDE = 512
 SECONDS_BETWEEN_PREVIEWS = 0.5
 
 
+def show_text(text: str, *, node_id: str | None) -> None:
+    """Write a line below a node in the page; nothing without a server, as in a script."""
+    instance = getattr(PromptServer, "instance", None)
+    if instance is not None and node_id is not None:
+        instance.send_progress_text(text, node_id)
+
+
 class Progress:
-    """Reports every step; shows picture and amplified perturbation side by side about twice a second and at each end."""
+    """Reports every step; about twice a second and at the end it also shows picture, amplified perturbation and losses."""
 
     def __init__(self, total: int, *, node_id: str | None) -> None:
         self._bar = comfy.utils.ProgressBar(total, node_id=node_id)
+        self._node_id = node_id
         self._shown = float("-inf")
 
     def report(self, step: Step, *, done: int, clean: Tensor, budget: float) -> None:
@@ -34,6 +43,8 @@ class Progress:
         preview = ("JPEG", _preview(clean, step.image, budget), PREVIEW_SIDE * 2) if due else None
         self._bar.update_absolute(done, preview=preview)
         if due:
+            losses = ", ".join(f"{name} {value:.4g}" for name, value in step.losses.items())
+            show_text(f"step {done} of {self._bar.total}: {losses}", node_id=self._node_id)
             self._shown = time.monotonic()
 
 

@@ -42,60 +42,79 @@ def protect_images(
 ) -> tuple[Tensor, Tensor]:
     """IMAGE [B,H,W,C] and MASK [1 or B,H,W] -> protected IMAGE and the amplified perturbation as IMAGE.
 
-    Each picture of a batch is a run of its own with seed + its index, so neither memory nor a picture's result depends on
-    its neighbours. Raises ValueError for what the user can mend, ComfyUI's interruption when cancelled.
+    Each picture of a batch is a run of its own with seed + its index, so that neither the memory of the device nor a
+    picture's result depends on its neighbours. Raises ValueError for what the user can mend, ComfyUI's interruption when
+    cancelled.
     """
-    device = comfy.model_management.get_torch_device()
+    device, out = comfy.model_management.get_torch_device(), comfy.model_management.intermediate_device()
     with autograd_session(tolerate_mutation=any(spec.edits_in_place for spec in losses)):
         surrogates = Surrogates()
         objective = _objective(losses, surrogates)
-        clean = ordinary(images).movedim(-1, 1).to(device=device, dtype=torch.float32)
-        masks = None if mask is None else _matching(ordinary(mask).to(device), clean)
+        clean = ordinary(images).movedim(-1, 1).float()
+        masks = None if mask is None else _matching(ordinary(mask), clean, settings.space.budget)
         sight = Sight(longest=settings.longest, multiple=surrogates.multiple)
         height, width = sight.size(clean.shape[-2], clean.shape[-1])
         surrogates.load(height=height, width=width)
         progress = Progress(clean.shape[0] * settings.steps, node_id=node_id)
         results = []
-        for index, picture in enumerate(clean.split(1)):
-            own_mask = None if masks is None else masks[index % masks.shape[0]][None]
-            run, before = replace(settings, seed=settings.seed + index), index * settings.steps
-            results.append(_protect_one(picture, objective, run, sight=sight, mask=own_mask, progress=progress, before=before))
+        for index, picture in enumerate(clean):
+            run = replace(settings, seed=settings.seed + index)
+            own_mask = None if masks is None else masks[index % masks.shape[0]][None].to(device)
+            steps = _Steps(picture[None].to(device), objective, run, sight, own_mask)
+            results.append(steps.run(progress, before=index * settings.steps).to(out))
         protected = torch.cat(results)
-        perturbation = amplified(clean, protected, budget=settings.space.budget).expand(-1, 3, -1, -1)
-    out = comfy.model_management.intermediate_device()
-    return protected.movedim(1, -1).to(out), perturbation.movedim(1, -1).to(out)
+        perturbation = amplified(clean.to(out), protected, budget=settings.space.budget).expand(-1, 3, -1, -1)
+    return protected.movedim(1, -1), perturbation.movedim(1, -1)
 
 
-def _protect_one(
-    picture: Tensor, objective: Objective, settings: Settings, *, sight: Sight, mask: Tensor | None, progress: Progress, before: int
-) -> Tensor:
-    idle, step = 0, Step(0, {}, 0.0, 0, lambda: picture)
-    for step in protect(
-        picture,
-        objective,
-        space=settings.space,
-        update=settings.update,
-        eot=settings.eot,
-        sight=sight,
-        steps=settings.steps,
-        mask=mask,
-        seed=settings.seed,
-        low_memory=settings.low_memory,
-    ):
-        progress.report(step, done=before + step.index, clean=picture, budget=settings.space.budget)
-        idle += step.skipped
-    if idle:
-        log.warning("%d of %d steps changed nothing: their gradient was zero or not finite.", idle, settings.steps)
-    if settings.steps and idle == settings.steps:
-        raise ValueError(
-            "No step could change the picture, because every gradient was zero or not finite: "
-            "check that the models of the connected losses are complete and suit each other."
+@dataclass(frozen=True)
+class _Steps:
+    """The run of one picture [1,C,H,W]."""
+
+    picture: Tensor
+    objective: Objective
+    settings: Settings
+    sight: Sight
+    mask: Tensor | None
+
+    def run(self, progress: Progress, *, before: int) -> Tensor:
+        settings = self.settings
+        steps = protect(
+            self.picture,
+            self.objective,
+            space=settings.space,
+            update=settings.update,
+            eot=settings.eot,
+            sight=self.sight,
+            steps=settings.steps,
+            mask=self.mask,
+            seed=settings.seed,
+            low_memory=settings.low_memory,
         )
-    return step.image
+        step, idle = next(steps), 0
+        for step in steps:
+            progress.report(step, done=before + step.index, clean=self.picture, budget=settings.space.budget)
+            idle += step.skipped
+        self._check(step, idle)
+        return step.image
+
+    def _check(self, last: Step, idle: int) -> None:
+        if idle:
+            log.warning("%d of %d steps changed nothing: their gradient was zero or not finite.", idle, last.index)
+        if idle and idle == last.index:
+            raise ValueError(
+                "No step could change the picture, because every gradient was zero or not finite: "
+                "check that the models of the connected losses are complete and that one of them has a weight above 0."
+            )
 
 
 def _objective(losses: Losses, surrogates: Surrogates) -> Objective:
     """Engine terms; a name that occurs again is numbered."""
+    if not any(spec.drives and spec.weight for spec in losses):
+        raise ValueError(
+            "Nothing drives the protection, because only penalties are connected or every weight is 0: "
+            "connect a loss such as VAE Latent Loss with a weight above 0."
+        )
     terms: list[Term] = []
     for spec in losses:
         again = sum(term.name.split(" #")[0] == spec.name for term in terms)
@@ -103,7 +122,7 @@ def _objective(losses: Losses, surrogates: Surrogates) -> Objective:
     return Objective(tuple(terms))
 
 
-def _matching(mask: Tensor, clean: Tensor) -> Tensor:
+def _matching(mask: Tensor, clean: Tensor, budget: float) -> Tensor:
     """MASK [B,H,W] -> [B,1,H,W], checked against the pictures."""
     mask = mask[None] if mask.ndim == 2 else mask
     if mask.shape[-2:] != clean.shape[-2:]:
@@ -113,6 +132,9 @@ def _matching(mask: Tensor, clean: Tensor) -> Tensor:
         )
     if mask.shape[0] not in (1, clean.shape[0]):
         raise ValueError(f"There are {mask.shape[0]} masks for {clean.shape[0]} pictures: give one mask for all, or one for each.")
-    if not bool(mask.any()):
-        raise ValueError("The mask is empty, so nothing would be protected: paint the region to protect, or disconnect the mask.")
+    if float(mask.max()) * budget < 1:
+        raise ValueError(
+            "The mask is empty or leaves less than one level of the budget everywhere, so nothing would be protected: "
+            "paint the region to protect, or disconnect the mask."
+        )
     return mask[:, None]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import cast
 
 import comfy.clip_vision
 import comfy.model_management
@@ -19,7 +20,8 @@ from torch.nn import functional as F
 from ...engine.surrogates.perceptual import PerceptualNetwork, load_perceptual_network
 from .autograd import independent_copy
 
-View = TypeVar("View")
+# Outputs of its thirteen convolutions and rectifiers at the sizes where they lie, in fp32.
+_VGG16_BYTES_PER_PIXEL = 2400
 
 
 class DifferentiableVAE:
@@ -97,37 +99,56 @@ class DifferentiableCLIPVision:
         return (image - mean) / std
 
 
+@dataclass(frozen=True)
+class _Resident:
+    view: object
+    patcher: ModelPatcher
+    memory: Callable[[int, int], float]
+
+
 class Surrogates:
     """The differentiable views of one run: one for each socket however many losses use it, resident together."""
 
     def __init__(self) -> None:
-        self._views: dict[object, tuple[object, ModelPatcher]] = {}
+        self._residents: dict[object, _Resident] = {}
 
     def vae(self, vae: comfy.sd.VAE) -> DifferentiableVAE:
-        return self._once(id(vae), lambda: DifferentiableVAE(vae), lambda view: view.patcher)
+        def make() -> _Resident:
+            view = DifferentiableVAE(vae)
+            # A forward pass that keeps its graph takes about four times what core estimates for one without.
+            return _Resident(view, view.patcher, lambda height, width: 4 * view.memory_required(height, width))
+
+        return cast(DifferentiableVAE, self._once(id(vae), make))
 
     def clip_vision(self, clip_vision: comfy.clip_vision.ClipVisionModel) -> DifferentiableCLIPVision:
-        return self._once(id(clip_vision), lambda: DifferentiableCLIPVision(clip_vision), lambda view: view.patcher)
+        def make() -> _Resident:
+            view = DifferentiableCLIPVision(clip_vision)
+            # Activations of a vision transformer at its one size are of the order of its weights.
+            return _Resident(view, view.patcher, lambda height, width: float(view.patcher.model_size()))
+
+        return cast(DifferentiableCLIPVision, self._once(id(clip_vision), make))
 
     def perceptual(self, backbone: Path) -> PerceptualNetwork:
-        device, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
-        return self._once(backbone, lambda: load_perceptual_network(backbone), lambda view: ModelPatcher(view, device, offload))
+        def make() -> _Resident:
+            view = load_perceptual_network(backbone)
+            patcher = ModelPatcher(view, comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device())
+            return _Resident(view, patcher, lambda height, width: _VGG16_BYTES_PER_PIXEL * height * width)
 
-    def _once(self, key: object, make: Callable[[], View], patcher: Callable[[View], ModelPatcher]) -> View:
-        if key not in self._views:
-            view = make()
-            self._views[key] = (view, patcher(view))
-        return self._views[key][0]  # type: ignore[return-value]
+        return cast(PerceptualNetwork, self._once(backbone, make))
+
+    def _once(self, key: object, make: Callable[[], _Resident]) -> object:
+        if key not in self._residents:
+            self._residents[key] = make()
+        return self._residents[key].view
 
     @property
     def multiple(self) -> int:
         """Working sizes must be a multiple of it."""
-        return math.lcm(8, *(view.multiple for view, _ in self._views.values() if isinstance(view, DifferentiableVAE)))
+        views = [resident.view for resident in self._residents.values()]
+        return math.lcm(8, *(view.multiple for view in views if isinstance(view, DifferentiableVAE)))
 
     def load(self, *, height: int, width: int) -> None:
-        """Make all resident at once: loading one later could evict another while autograd still needs it."""
-        estimates = [v.memory_required(height, width) for v, _ in self._views.values() if isinstance(v, DifferentiableVAE)]
-        # A forward pass that keeps its graph takes about four times what core estimates for one without.
-        comfy.model_management.load_models_gpu(
-            [patcher for _, patcher in self._views.values()], memory_required=4 * max(estimates, default=0.0), force_full_load=True
-        )
+        """Make all resident at once, with room for the largest: loading one later could evict another that autograd needs."""
+        residents = self._residents.values()
+        room = max((resident.memory(height, width) for resident in residents), default=0.0)
+        comfy.model_management.load_models_gpu([resident.patcher for resident in residents], memory_required=room, force_full_load=True)

@@ -61,19 +61,63 @@ class Node:
 
 NOTE = """## Protect a portrait
 1. **Load Image**: your photo. It keeps its size.
-2. **Protect** changes it by at most `budget` 8-bit levels so that the connected losses grow. More `steps` protect more.
+2. **Protect** changes it by at most `budget` 8-bit levels so that the connected losses grow.
 3. **Save Protected Image** writes pixels only: no metadata, no workflow.
 
 Load the VAE of the model that you want protection from. The small one that comes with Stillguard is for trying things out and \
 protects nobody. The figure at the bottom right shows what that VAE makes of the photo before and after."""
 
+NOTE_FIRST_TRY = """## First try
+Needs nothing but Stillguard. Choose a photo and press Run.
+
+For less visible changes take the workflow *protect_portrait*: it has an LPIPS Penalty, which needs a VGG16 file. \
+For protection from a model that people use, load that model's VAE: the small one that comes with Stillguard protects nobody."""
+
 SEEN = 384
 
+
+def _start(note: str) -> list[Node]:
+    return [
+        Node("note", "MarkdownNote", (20, 40), (380, 300), widgets={"text": note}),
+        Node("load", "LoadImage", (20, 400), (380, 420), widgets={"image": "astronaut.png"}),
+        Node("vae", "VAELoader", (20, 880), (380, 60), widgets={"vae_name": "stillguard_lab_vae.safetensors"}),
+        Node("latent", "StillguardVAELatentLoss", (440, 40), (340, 110), links={"vae": ("vae", 0)}),
+    ]
+
+
+def _protect_and_save(loss: tuple[str, int]) -> list[Node]:
+    widgets = {"steps": 50, "seed": 2024, "control_after_generate": "fixed", "working_size": SEEN}
+    saving = {"images": ("protect", 0), "clean": ("load", 0), "budget": ("protect", 2)}
+    return [
+        Node("protect", "StillguardProtect", (820, 40), (460, 620), widgets=widgets, links={"image": ("load", 0), "loss": loss}),
+        Node("save", "StillguardSaveProtectedImage", (1320, 40), (360, 480), links=saving),
+    ]
+
+
+def _shown(key: str, title: str, file: str, position: tuple[int, int], source: tuple[str, int]) -> Node:
+    prefix = {"filename_prefix": f"stillguard/{file}"}
+    return Node(key, "SaveImage", position, (340, 480), title=title, widgets=prefix, links={"images": source})
+
+
+def _rebuilt(name: str, source: tuple[str, int], top: int) -> list[Node]:
+    """The picture at the size that models see, beside what the VAE makes of it."""
+    scaling = {"upscale_method": "area", "largest_size": SEEN}
+    small, latent, rebuilt = f"{name}_small", f"{name}_latent", f"{name}_rebuilt"
+    title = f"As a model sees it: {name}"
+    return [
+        Node(small, "ImageScaleToMaxDimension", (440, top), (340, 90), title=title, widgets=scaling, links={"image": source}),
+        Node(latent, "VAEEncode", (820, top), (220, 60), links={"pixels": (small, 0), "vae": ("vae", 0)}),
+        Node(rebuilt, "VAEDecode", (1060, top), (220, 60), links={"samples": (latent, 0), "vae": ("vae", 0)}),
+        _stitch(f"{name}_pair", "right", (820, top + 110), (small, 0), (rebuilt, 0)),
+    ]
+
+
+def _stitch(key: str, direction: str, position: tuple[int, int], first: tuple[str, int], second: tuple[str, int]) -> Node:
+    return Node(key, "ImageStitch", position, (380, 160), widgets={"direction": direction}, links={"image1": first, "image2": second})
+
+
 PROTECT_PORTRAIT = [
-    Node("note", "MarkdownNote", (20, 40), (380, 300), widgets={"text": NOTE}),
-    Node("load", "LoadImage", (20, 400), (380, 420), widgets={"image": "astronaut.png"}),
-    Node("vae", "VAELoader", (20, 880), (380, 60), widgets={"vae_name": "stillguard_lab_vae.safetensors"}),
-    Node("latent", "StillguardVAELatentLoss", (440, 40), (340, 110), links={"vae": ("vae", 0)}),
+    *_start(NOTE),
     Node("lpips", "StillguardLPIPSPenalty", (440, 210), (340, 130), widgets={"weight": 3.0}),
     Node(
         "combine",
@@ -82,89 +126,30 @@ PROTECT_PORTRAIT = [
         (340, 90),
         links={"losses.loss0": ("latent", 0), "losses.loss1": ("lpips", 0)},
     ),
-    Node(
-        "protect",
-        "StillguardProtect",
-        (820, 40),
-        (380, 620),
-        widgets={"steps": 50, "seed": 2024, "control_after_generate": "fixed", "working_size": SEEN},
-        links={"image": ("load", 0), "loss": ("combine", 0)},
-    ),
-    Node("save", "StillguardSaveProtectedImage", (1240, 40), (360, 480), links={"images": ("protect", 0), "clean": ("load", 0)}),
-    Node(
-        "perturbation",
-        "SaveImage",
-        (1640, 40),
-        (340, 480),
-        title="Amplified perturbation",
-        widgets={"filename_prefix": "stillguard/perturbation"},
-        links={"images": ("protect", 1)},
-    ),
+    *_protect_and_save(("combine", 0)),
     Node(
         "visibility",
         "StillguardPerturbationVisibility",
-        (1240, 580),
-        (360, 200),
+        (1320, 580),
+        (360, 100),
         widgets={"lpips_backbone": "lpips_vgg16.safetensors"},
         links={"clean": ("load", 0), "protected": ("protect", 0)},
     ),
-    *(
-        node
-        for index, (name, source) in enumerate((("clean", ("load", 0)), ("protected", ("protect", 0))))
-        for node in (
-            Node(
-                f"{name}_small",
-                "ImageScaleToMaxDimension",
-                (440, 720 + 320 * index),
-                (340, 90),
-                title=f"As a model sees it: {name}",
-                widgets={"upscale_method": "area", "largest_size": SEEN},
-                links={"image": source},
-            ),
-            Node(
-                f"{name}_latent",
-                "VAEEncode",
-                (820, 720 + 320 * index),
-                (180, 60),
-                links={"pixels": (f"{name}_small", 0), "vae": ("vae", 0)},
-            ),
-            Node(
-                f"{name}_rebuilt",
-                "VAEDecode",
-                (1020, 720 + 320 * index),
-                (180, 60),
-                links={"samples": (f"{name}_latent", 0), "vae": ("vae", 0)},
-            ),
-            Node(
-                f"{name}_pair",
-                "ImageStitch",
-                (820, 830 + 320 * index),
-                (380, 160),
-                widgets={"direction": "right"},
-                links={"image1": (f"{name}_small", 0), "image2": (f"{name}_rebuilt", 0)},
-            ),
-        )
-    ),
-    Node(
-        "figure",
-        "ImageStitch",
-        (1240, 840),
-        (360, 160),
-        widgets={"direction": "down"},
-        links={"image1": ("clean_pair", 0), "image2": ("protected_pair", 0)},
-    ),
-    Node(
-        "reconstruction",
-        "SaveImage",
-        (1640, 580),
-        (340, 480),
-        title="Before and after reconstruction",
-        widgets={"filename_prefix": "stillguard/reconstruction"},
-        links={"images": ("figure", 0)},
-    ),
+    Node("numbers", "PreviewAny", (1320, 790), (360, 180), links={"source": ("visibility", 0)}),
+    *_rebuilt("clean", ("load", 0), 720),
+    *_rebuilt("protected", ("protect", 0), 1040),
+    _stitch("figure", "down", (1320, 1020), ("clean_pair", 0), ("protected_pair", 0)),
+    _shown("perturbation", "Amplified perturbation", "perturbation", (1720, 40), ("protect", 1)),
+    _shown("reconstruction", "Before and after reconstruction", "reconstruction", (1720, 580), ("figure", 0)),
 ]
 
-WORKFLOWS = {"protect_portrait": PROTECT_PORTRAIT}
+PROTECT_FIRST_TRY = [
+    *_start(NOTE_FIRST_TRY),
+    *_protect_and_save(("latent", 0)),
+    _shown("perturbation", "Amplified perturbation", "perturbation", (1720, 40), ("protect", 1)),
+]
+
+WORKFLOWS = {"protect_portrait": PROTECT_PORTRAIT, "protect_first_try": PROTECT_FIRST_TRY}
 
 
 def build(page: Frontend, nodes: list[Node]) -> dict[str, Any]:

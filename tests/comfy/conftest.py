@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import torch
 from bench.client import Client
 from bench.comfyui import comfyui
-from bench.home import save_astronaut
 from bench.server import ComfyServer
-
-TESTKIT = Path(__file__).parent / "testkit"
-Graph = dict[str, dict[str, object]]
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, vgg_file: Path) -> Iterator[ComfyServer]:
-    base = tmp_path_factory.mktemp("comfy")
-    (base / "input").mkdir()
-    save_astronaut(base / "input" / "astronaut.png")
-    weights = base / "models" / "stillguard"
-    weights.mkdir(parents=True)
-    shutil.copy(vgg_file, weights)
-    with ComfyServer(base, packs=[TESTKIT]) as running:
-        yield running
+from support import Graph, node
 
 
 @pytest.fixture
@@ -68,10 +51,6 @@ def protect_graph() -> Callable[..., Graph]:
         }
 
     return build
-
-
-def node(class_type: str, **inputs: object) -> dict[str, object]:
-    return {"class_type": class_type, "inputs": inputs}
 
 
 @pytest.fixture(scope="session")

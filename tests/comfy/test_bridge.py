@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from stillguard.engine.surrogates.tiny_autoencoder import SHIPPED
 from torch import Tensor
 
@@ -57,15 +56,13 @@ def stable_diffusion_vae(tmp_path: Path) -> comfy.sd.VAE:
 
 
 def wan_vae(tmp_path: Path) -> comfy.sd.VAE:
-    """A video VAE at a small width, from a file."""
+    """A video VAE (latents with a time axis) at a small width."""
     import comfy.sd
     from comfy.ldm.wan.vae import WanVAE
 
     shape = {"dim": 4, "z_dim": 16, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": []}
     network = WanVAE(**shape, temperal_downsample=[False, True, True], image_channels=3, conv_out_channels=3, dropout=0.0)
-    file = tmp_path / "wan.safetensors"
-    save_file(_random(network), file)
-    return comfy.sd.load_vae_patcher and comfy.sd.VAE(sd=_random(network))
+    return comfy.sd.VAE(sd=_random(network))
 
 
 KINDS = [shipped_vae, pair_vae, stable_diffusion_vae, wan_vae]
@@ -77,13 +74,10 @@ def image(astronaut: Tensor) -> Tensor:
 
 
 def directional_error(function: object, image: Tensor) -> float:
-    """Relative difference of the gradient's slope along a smooth direction from a central finite difference."""
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.randn(1, 3, 4, 4, generator=generator)
-    direction = torch.nn.functional.interpolate(coarse, size=image.shape[-2:], mode="bilinear")
+    """Relative difference of the gradient's slope along itself from a central finite difference."""
     leaf = image.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(function(leaf), leaf)
-    h = 1e-3
+    direction, h = gradient / gradient.abs().max(), 1e-5
     with torch.no_grad():
         slope = (function(image + h * direction).double() - function(image - h * direction).double()) / (2 * h)
     return float(abs((gradient * direction).sum() - slope) / abs(slope))
@@ -97,7 +91,7 @@ def test_vae_equals_core_bit_for_bit_and_has_its_gradient(kind: object, image: T
 
     with torch.inference_mode():
         vae = kind(tmp_path)
-        held = {name: parameter for name, parameter in vae.first_stage_model.named_parameters()}
+        held = dict(vae.first_stage_model.named_parameters())
         expected = vae.encode(image.movedim(1, -1).clone())
         with autograd_session():
             surrogates = Surrogates()
@@ -105,8 +99,12 @@ def test_vae_equals_core_bit_for_bit_and_has_its_gradient(kind: object, image: T
             surrogates.load(height=64, width=96)
             assert torch.equal(view.encode(image.clone()), expected)
             target = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
-            assert directional_error(lambda x: (view.encode(x) * target).sum(), image.clone()) < 0.01
             theirs = {parameter.data_ptr() for parameter in view.patcher.model.parameters()}
+            # In double precision, since random networks are too curved for differences that float32 can resolve.
+            view.patcher.model.double()
+            vae.vae_dtype = torch.float64
+            assert directional_error(lambda x: (view.encode(x) * target).sum(), image.double()) < 0.001
+            vae.vae_dtype = torch.float32
         assert torch.equal(vae.encode(image.movedim(1, -1).clone()), expected)
         for name, parameter in vae.first_stage_model.named_parameters():
             assert parameter is held[name]

@@ -130,9 +130,9 @@ def test_refuses_a_mask_of_another_size(astronaut: Tensor) -> None:
         next(protect(astronaut, OBJECTIVE, mask=torch.ones(1, 1, 32, 64)))
 
 
-@pytest.mark.parametrize("budget", [0, -1, 64.5, float("nan"), float("inf")])
+@pytest.mark.parametrize("budget", [0, 0.5, -1, 64.5, float("nan"), float("inf")])
 def test_refuses_a_senseless_budget(budget: float) -> None:
-    with pytest.raises(ValueError, match="choose more than 0 and at most 64"):
+    with pytest.raises(ValueError, match="choose 1 to 64"):
         RGB(budget)
 
 

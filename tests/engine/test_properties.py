@@ -18,7 +18,7 @@ OBJECTIVE = Objective((Term("latent", 1.0, VAELatent(RandomEncoder())),))
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 sides = st.one_of(st.integers(1, 40), st.sampled_from([63, 64, 65, 127, 257]))
-budgets = st.one_of(st.integers(1, 64).map(float), st.floats(0.5, 64, allow_nan=False))
+budgets = st.one_of(st.integers(1, 64).map(float), st.floats(1, 64, allow_nan=False))
 updates = st.sampled_from([MomentumSign(2.0), Sign(3.0), Adam(1.0)])
 spaces = st.builds(RGB, budgets, random_start=st.booleans())
 

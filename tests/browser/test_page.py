@@ -1,0 +1,100 @@
+"""The pack in ComfyUI's real page, in both of its node renderers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench.browser import Frontend, find_chromium, frontend
+from bench.paths import BENCH, ROOT, BenchError
+from bench.prompt import to_prompt
+from bench.server import ComfyServer
+
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+RENDERERS = {"classic": False, "vue": True}
+
+try:
+    find_chromium()
+except BenchError as missing:
+    pytestmark = [pytest.mark.browser, pytest.mark.skip(reason=str(missing))]
+else:
+    pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module", params=RENDERERS)
+def page(request: pytest.FixtureRequest, server: ComfyServer) -> Iterator[Frontend]:
+    with frontend(server.url, vue=RENDERERS[request.param]) as opened:
+        opened.wait_for_node_type("StillguardProtect")
+        yield opened
+
+
+def quick(workflow: Path) -> dict[str, Any]:
+    """The workflow with three steps at a small working size."""
+    document = json.loads(workflow.read_text(encoding="utf-8"))
+    for node in document["nodes"]:
+        if node["type"] == "StillguardProtect":
+            values = node["widgets_values"]
+            values[values.index(50)], values[values.index(384)] = 3, 64
+    return document
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_loads_runs_and_shows_its_pictures(page: Frontend, workflow: Path, request: pytest.FixtureRequest) -> None:
+    page.load_workflow(quick(workflow))
+    assert page.run(seconds=180) == "success"
+    kinds = {node["id"]: node["type"] for node in json.loads(workflow.read_text(encoding="utf-8"))["nodes"]}
+    shown = {kinds[int(node_id)]: output for node_id, output in page.outputs().items()}
+    assert shown["StillguardSaveProtectedImage"]["images"][0]["filename"].startswith("protected_")
+    assert "at most 8 levels" in shown["StillguardSaveProtectedImage"]["text"][0]
+    assert shown["SaveImage"]["images"]
+    assert page.errors == []
+    page.fit_view()
+    page.screenshot(BENCH / "screenshots" / f"{request.node.callspec.id}.png")
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_the_bench_converts_a_workflow_as_the_page_does(page: Frontend, workflow: Path, server: ComfyServer) -> None:
+    """And the committed file is what the page would write today: no input is lost or shifted."""
+    page.load_workflow(workflow)
+    with server.client() as client:
+        converted = to_prompt(json.loads(workflow.read_text(encoding="utf-8")), client.object_info())
+    from_page = page.graph_to_prompt()
+    assert {k: (n["class_type"], n["inputs"]) for k, n in converted.items()} == {
+        k: (n["class_type"], n["inputs"]) for k, n in from_page.items()
+    }
+
+
+def test_progress_and_preview_reach_the_page(page: Frontend) -> None:
+    page.load_workflow(quick(WORKFLOWS[0]))
+    page.page.evaluate(
+        """() => { window.seen = {};
+        const protect = app.graph.nodes.find(n => n.type === 'StillguardProtect');
+        protect.widgets.find(w => w.name === 'seed').value += 1000 + Math.floor(Math.random() * 1e6);
+        for (const kind of ['progress', 'progress_state', 'progress_text', 'b_preview_with_metadata'])
+            app.api.addEventListener(kind, e => { (window.seen[kind] ??= []).push(e.detail?.text ?? 1); }); }"""
+    )
+    assert page.run(seconds=180) == "success"
+    seen = page.page.evaluate("window.seen")
+    assert seen["progress_state"]
+    assert seen["b_preview_with_metadata"]
+    assert any("VAE Latent" in str(text) for text in seen["progress_text"])
+
+
+def test_a_mistake_is_explained_in_the_page(page: Frontend, request: pytest.FixtureRequest) -> None:
+    page.load_workflow(quick(WORKFLOWS[0]))
+    page.page.evaluate("() => { const n = app.graph.nodes.find(n => n.type === 'StillguardProtect'); n.disconnectInput(1); }")
+    assert page.run() == "error"
+    page.page.get_by_text("No loss is connected to Protect: add a loss node").first.wait_for(timeout=5000)
+    page.page.wait_for_timeout(600)  # messages slide in
+    page.screenshot(BENCH / "screenshots" / f"error-{request.node.callspec.id}.png")
+
+
+def test_the_help_page_opens(page: Frontend, request: pytest.FixtureRequest) -> None:
+    page.load_workflow(WORKFLOWS[0])
+    page.page.evaluate("app.canvas.selectNode(app.graph.nodes.find(n => n.type === 'StillguardProtect'))")
+    page.page.locator("#tab-info").click()
+    page.page.get_by_text("Each picture of a batch").first.wait_for(timeout=5000)
+    page.screenshot(BENCH / "screenshots" / f"help-{request.node.callspec.id}.png")
