@@ -95,6 +95,6 @@ def test_a_mistake_is_explained_in_the_page(page: Frontend, request: pytest.Fixt
 def test_the_help_page_opens(page: Frontend, request: pytest.FixtureRequest) -> None:
     page.load_workflow(WORKFLOWS[0])
     page.page.evaluate("app.canvas.selectNode(app.graph.nodes.find(n => n.type === 'StillguardProtect'))")
-    page.page.locator("#tab-info").click()
-    page.page.get_by_text("Each picture of a batch").first.wait_for(timeout=5000)
+    page.page.locator("[data-testid*=info]").first.click()  # the (i) above the selected node
+    page.page.get_by_text("Each photo of a batch").first.wait_for(timeout=5000)
     page.screenshot(BENCH / "screenshots" / f"help-{request.node.callspec.id}.png")
