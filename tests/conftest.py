@@ -67,5 +67,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, vgg_file: Path) -> Iterator
     weights = base / "models" / "stillguard"
     weights.mkdir(parents=True)
     shutil.copy(vgg_file, weights)
-    with ComfyServer(base, packs=[ROOT / "tests" / "testkit"]) as running:
+    # One thread: with more, small networks spend their time waiting for each other on a busy machine.
+    with ComfyServer(base, packs=[ROOT / "tests" / "testkit"], threads=1) as running:
         yield running

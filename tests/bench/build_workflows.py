@@ -73,7 +73,7 @@ Needs nothing but Stillguard. Choose a photo and press Run.
 For less visible changes take the workflow *protect_portrait*: it has an LPIPS Penalty, which needs a VGG16 file. \
 For protection from a model that people use, load that model's VAE: the small one that comes with Stillguard protects nobody."""
 
-SEEN = 384
+SEEN = 320
 
 
 def _start(note: str) -> list[Node]:

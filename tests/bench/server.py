@@ -28,7 +28,7 @@ class ComfyServer:
     base: folder for models, inputs, outputs and the log; made when missing, never emptied.
     packs: further custom node folders, linked under their own names.
     args: appended to ComfyUI's command line.
-    threads: of torch; default is OMP_NUM_THREADS if set, else half of the machine's logical processors.
+    threads: of torch; None leaves the choice to torch, which takes one for each physical core.
     with_stillguard: False leaves this pack out.
     """
 
@@ -45,7 +45,7 @@ class ComfyServer:
         self.base = base.resolve()
         self.packs = {**({"stillguard": ROOT} if with_stillguard else {}), **{p.name: p.resolve() for p in packs}}
         self.args = list(args)
-        self.threads = threads or default_threads()
+        self.threads = threads
         self.start_seconds = start_seconds
         self.log = self.base / "server.log"
         self.port = free_port()
@@ -127,7 +127,8 @@ class ComfyServer:
         # Without PYTHONPATH: tests/nodes would shadow ComfyUI's nodes.py.
         inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         fixed = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
-        return {**inherited, **fixed, "OMP_NUM_THREADS": str(self.threads)}
+        chosen = {} if self.threads is None else {"OMP_NUM_THREADS": str(self.threads)}
+        return {**inherited, **fixed, **chosen}
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self.start_seconds
@@ -157,11 +158,6 @@ def import_failure(log: str) -> str:
         trace = [i for i in range(max(last - 60, 0), last) if "Traceback" in lines[i]]
         found += lines[trace[-1] if trace and failed in "".join(lines[trace[-1] : last]) else last : last + 1]
     return "\n".join(found)
-
-
-def default_threads() -> int:
-    """Half of the logical processors: on a busy two-core machine a second thread makes ComfyUI a hundred times slower."""
-    return int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // 2))
 
 
 def free_port() -> int:

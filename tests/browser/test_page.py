@@ -37,7 +37,7 @@ def quick(workflow: Path) -> dict[str, Any]:
     for node in document["nodes"]:
         if node["type"] == "StillguardProtect":
             values = node["widgets_values"]
-            values[values.index(50)], values[values.index(384)] = 3, 64
+            values[values.index(50)], values[values.index(320)] = 3, 64
     return document
 
 
