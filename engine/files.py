@@ -16,7 +16,7 @@ from .picture import to_levels
 
 Format = Literal["png", "webp"]
 WEBP_LONGEST = 16383
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_MODES = ("L", "RGB", "RGBA")
 
 
 def encode_picture(image: Tensor, format: Format = "png", *, text: Mapping[str, str] | None = None) -> bytes:
@@ -28,7 +28,7 @@ def encode_picture(image: Tensor, format: Format = "png", *, text: Mapping[str, 
     if format == "webp" and max(image.shape[-2:]) > WEBP_LONGEST:
         raise ValueError(f"WebP holds at most {WEBP_LONGEST} pixels a side and the picture has {max(image.shape[-2:])}: save it as png.")
     levels = to_levels(image.float()).byte().permute(1, 2, 0).cpu().numpy()
-    picture = Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels, mode=_MODES[levels.shape[-1]])
+    picture = Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels)
     buffer = io.BytesIO()
     if format == "png":
         info = PngImagePlugin.PngInfo()
@@ -48,7 +48,7 @@ def encode_picture(image: Tensor, format: Format = "png", *, text: Mapping[str, 
 def decode_picture(data: bytes) -> Tensor:
     """Bytes of a picture file -> [C,H,W] float in [0,1], C = 1, 3 or 4 as stored."""
     with Image.open(io.BytesIO(data)) as picture:
-        array = np.array(picture if picture.mode in _MODES.values() else picture.convert("RGB"))
+        array = np.array(picture if picture.mode in _MODES else picture.convert("RGB"))
     return torch.from_numpy(array if array.ndim == 3 else array[..., None]).permute(2, 0, 1).float() / 255
 
 

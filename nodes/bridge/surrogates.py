@@ -14,6 +14,7 @@ import comfy.sd
 import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
+from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -45,7 +46,8 @@ class DifferentiableVAE:
 
     def encode(self, image: Tensor) -> Tensor:
         """[B,3,H,W] in [0,1] -> latent as core's VAE Encode returns it, fp32."""
-        pixels = image.unsqueeze(2) if self._vae.latent_dim == 3 else image
+        pixels = self._vae.vae_encode_crop_pixels(image.movedim(1, -1)).movedim(-1, 1)
+        pixels = pixels.unsqueeze(2) if self._vae.latent_dim == 3 else pixels
         pixels = self._vae.process_input(pixels).to(self._vae.vae_dtype)
         model = self.patcher.model
         if getattr(model, "comfy_has_chunked_io", False):
@@ -59,12 +61,18 @@ class DifferentiableVAE:
 
 def _refuse_missing_encoder(vae: comfy.sd.VAE) -> None:
     """Core loads a decoder-only file without complaint and leaves the encoder's weights uninitialised."""
-    source = vae.patcher.cached_patcher_init
-    path = source[1][0] if source is not None and source[1] else None
-    if not isinstance(path, str) or not any("encoder" in name for name in vae.first_stage_model.state_dict()):
+    reload = vae.patcher.cached_patcher_init
+    has_encoder = any("encoder" in name for name in vae.first_stage_model.state_dict())
+    if reload is None or reload[0] is not comfy.sd.load_vae_patcher or not has_encoder:
         return
-    if not any("encoder" in key for key in comfy.utils.load_torch_file(path)):
-        raise ValueError(f"The VAE file {Path(path).name} has a decoder only, and protecting needs the encoder: load the full VAE.")
+    path = Path(reload[1][0])
+    if path.suffix in (".safetensors", ".sft"):
+        with safe_open(path, "pt") as file:
+            names = list(file.keys())
+    else:
+        names = list(comfy.utils.load_torch_file(str(path), safe_load=True))
+    if not any("encoder" in name for name in names):
+        raise ValueError(f"The VAE file {path.name} has a decoder only, and protecting needs the encoder: load the full VAE.")
 
 
 class DifferentiableCLIPVision:
