@@ -27,6 +27,9 @@ INSTALLS = [
     ["--no-deps", "-e", str(ROOT)],
 ]
 
+# PyTorch's own index of builds without CUDA, as its installation page names it.
+CPU_TORCH = "https://download.pytorch.org/whl/cpu"
+
 nox.options.sessions = ["tests"]
 
 
@@ -70,8 +73,11 @@ def lint(session: nox.Session) -> None:
     # The repository is the package, under whatever name it was cloned; mypy has to see it as `stillguard`.
     link = ROOT / ".bench" / "src" / "stillguard"
     link.parent.mkdir(parents=True, exist_ok=True)
-    if not link.is_symlink():
-        link.symlink_to(ROOT, target_is_directory=True)
+    python(
+        session,
+        "-c",
+        f"from pathlib import Path; from bench.server import link_folder; link_folder(Path({str(ROOT)!r}), Path({str(link)!r}))",
+    )
     mypy = ["-m", "mypy", "--config-file", str(ROOT / "pyproject.toml")]
     # From another folder: beside the repository's own __init__.py mypy would find every module a second time.
     with session.chdir(link.parent):
@@ -85,10 +91,12 @@ def environment(session: nox.Session) -> None:
     wanted = fingerprint()
     if STAMP.is_file() and STAMP.read_text(encoding="ascii") == wanted and Path(PYTHON).exists():
         return
-    if sys.platform == "linux" and shutil.which("nvidia-smi") is None and "PIP_EXTRA_INDEX_URL" not in os.environ:
-        session.warn("No NVIDIA driver found: PIP_EXTRA_INDEX_URL set to PyTorch's CPU index saves you several GB of CUDA libraries.")
     STAMP.unlink(missing_ok=True)
     session.run(sys.executable, "-m", "virtualenv", "--quiet", str(VENV), external=True)
+    if sys.platform == "linux" and shutil.which("nvidia-smi") is None:
+        # Elsewhere pip finds a CPU build by itself. Where this index is out of reach, the next command takes what pip finds.
+        torch = ["--no-deps", "--retries", "0", "--index-url", CPU_TORCH, "-r", str(PINS / "requirements-torch.txt")]
+        session.run(PYTHON, "-m", "pip", "install", *torch, external=True, silent=True, success_codes=[0, 1])
     for arguments in INSTALLS:
         session.run(PYTHON, "-m", "pip", "install", *arguments, external=True, silent=False)
     STAMP.write_text(wanted, encoding="ascii")

@@ -37,6 +37,11 @@ def photo(side: int) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
 
 
+def synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def bare_passes(vae: TinyAutoencoder, network: PerceptualNetwork, image: Tensor) -> Callable[[], float]:
     """Seconds of one forward and backward pass of each network, and nothing else."""
     latent, activations = vae.encode(image), network.activations(image)
@@ -47,6 +52,7 @@ def bare_passes(vae: TinyAutoencoder, network: PerceptualNetwork, image: Tensor)
         began = time.perf_counter()
         F.mse_loss(vae.encode(leaf), latent).backward()
         network.distance(network.activations(leaf), activations).sum().backward()
+        synchronise()
         return time.perf_counter() - began
 
     return run
@@ -64,6 +70,7 @@ def measure(*, photo_side: int, working: int, rounds: int, eot: EoT | None, low_
     for _ in range(rounds):
         began = time.perf_counter()
         next(steps)
+        synchronise()
         pairs.append((time.perf_counter() - began, bare()))
     return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs), statistics.median(a / b for a, b in pairs)
 

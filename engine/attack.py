@@ -84,11 +84,15 @@ def protect(
 def _checked_mask(mask: Tensor | None, colour: Tensor) -> Tensor | None:
     if mask is None:
         return None
-    if mask.ndim != 4 or mask.shape[-2:] != colour.shape[-2:] or mask.shape[0] not in (1, colour.shape[0]):
+    if mask.ndim != 4 or mask.shape[1] != 1 or mask.shape[0] not in (1, colour.shape[0]):
+        raise ValueError(f"The mask has the shape {tuple(mask.shape)}: give [1 or {colour.shape[0]},1,H,W].")
+    if mask.shape[-2:] != colour.shape[-2:]:
         raise ValueError(
             f"The mask is {mask.shape[-1]}x{mask.shape[-2]} but the picture is {colour.shape[-1]}x{colour.shape[-2]}: "
             "resize the mask to the picture first."
         )
+    if not bool(torch.isfinite(mask).all()):
+        raise ValueError("The mask has values that are not numbers (NaN or infinity): look for the node before this one that made them.")
     return mask.detach().to(colour).clamp(0, 1)
 
 
@@ -129,7 +133,11 @@ class _Run:
         for _ in range(self.eot.samples):
             picture = self.sight(self.space.render(self.base, leaves))
             seen = Observation(picture, transform=self.eot.draw(self.generator), low_memory=self.low_memory)
-            for name, loss in self.objective.backward(self.reference, seen, scale=1 / self.eot.samples).items():
+            try:
+                losses = self.objective.backward(self.reference, seen, scale=1 / self.eot.samples)
+            finally:
+                seen.discard()
+            for name, loss in losses.items():
                 totals[name] = totals.get(name, 0) + loss.float() / self.eot.samples
         return tuple(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves), totals
 

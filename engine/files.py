@@ -1,4 +1,4 @@
-"""Picture files: written from 8-bit levels without loss, never over another file, and read back to be sure."""
+"""Picture files: written from 8-bit levels without loss, never over another file."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def encode_picture(image: Tensor, format: Format = "png", *, text: Mapping[str, 
     else:
         exif = picture.getexif()
         for offset, (name, value) in enumerate((text or {}).items()):
-            # ComfyUI's frontend reads workflows from WebP files in these tags: Make for the first, Model for the second.
-            exif[0x010F + offset] = f"{name}:{value}"
+            # Where ComfyUI's page looks in WebP files: the tag Model (0x0110) and downwards, away from tags that hold numbers.
+            exif[0x0110 - offset] = f"{name}:{value}"
         # exact keeps the colour under transparent pixels, which lossless alone does not.
         picture.save(buffer, "WEBP", lossless=True, exact=True, exif=exif.tobytes() if text else b"")
     return buffer.getvalue()

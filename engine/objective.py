@@ -64,4 +64,5 @@ class Objective:
             losses[term.name] = loss.detach()
             later = [surrogate for following in self.terms[index + 1 :] for surrogate in following.loss.surrogates]
             adversarial.release(needed=later)
+        adversarial.release_picture()
         return losses

@@ -42,9 +42,10 @@ class Sight:
         """Working (height, width) for a photo of the given size, aspect kept up to rounding."""
         scale = min(1.0, self.longest / max(height, width))
         floor = -(-self.shortest // self.multiple) * self.multiple
+        ceiling = self.longest // self.multiple * self.multiple
 
         def fit(side: int) -> int:
-            return max(floor, round(side * scale / self.multiple) * self.multiple)
+            return max(floor, min(ceiling, round(side * scale / self.multiple) * self.multiple))
 
         return fit(height), fit(width)
 
@@ -127,10 +128,20 @@ class Observation:
         """Send gathered gradients back and free graphs, newest feature first, down to one that `needed` surrogates own.
 
         Newest first because a feature is always newer than what it was computed from: none is released before its readers.
+        The picture itself stays, since any loss may read it.
         """
-        kept = {id(owner) for owner in needed}
-        if kept:
-            kept.add(id(_PICTURE))
+        self._release_until({id(owner) for owner in needed} | {id(_PICTURE)})
+
+    def release_picture(self) -> None:
+        """Send everything that is left back to where the picture came from. The observation is used up."""
+        self._release_until(set())
+
+    def discard(self) -> None:
+        """Free all graphs at once, whatever happened: closures and features hold each other."""
+        self._cuts.clear()
+        self._known.clear()
+
+    def _release_until(self, kept: set[int]) -> None:
         while self._cuts and id(self._cuts[-1].owner) not in kept:
             cut = self._cuts.pop()
             if any(leaf.grad is not None for leaf in cut.leaves):

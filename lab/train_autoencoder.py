@@ -179,13 +179,15 @@ class Training:
         self.optimisers.load_state_dict(saved["optimisers"])
         self.generator.set_state(saved["generator"])
         self.average, self.steps, self.seconds = saved["average"], saved["steps"], saved["seconds"]
+        self.seed = saved.get("seed", self.seed)
 
     def save(self, path: Path) -> None:
         """Replace the checkpoint whole, so that an interrupted save leaves the one before."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         state = {"network": self.network.state_dict(), "optimisers": self.optimisers.state_dict(), "generator": self.generator.get_state()}
-        torch.save({**state, "average": self.average, "steps": self.steps, "seconds": self.seconds}, partial)
+        progress = {"average": self.average, "steps": self.steps, "seconds": self.seconds, "seed": self.seed}
+        torch.save({**state, **progress}, partial)
         partial.replace(path)
 
     def ship(self, path: Path, pictures: list[Tensor], held_out: list[Tensor]) -> float:

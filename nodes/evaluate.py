@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import comfy.model_management
 from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..engine.files import encode_picture
-from ..engine.metrics.visibility import LPIPS_LONGEST, Visibility, visibility
+from ..engine.metrics.visibility import Visibility
 from ..engine.weights.catalogue import catalogue
-from .bridge.autograd import autograd_session, ordinary
+from .bridge.measure import measure_visibility
 from .bridge.progress import show_text
-from .bridge.surrogates import Surrogates
 from .model_files import file_choices, find_file
 
 WITHOUT_LPIPS = "none"
@@ -42,14 +40,9 @@ class PerturbationVisibility(io.ComfyNode):
 
     @classmethod
     def execute(cls, clean: Tensor, protected: Tensor, lpips_backbone: str) -> io.NodeOutput:
-        before, after = (ordinary(image.movedim(-1, 1)) for image in (clean, protected))
-        with autograd_session():
-            surrogates, network = Surrogates(), None
-            if lpips_backbone != WITHOUT_LPIPS:
-                network = surrogates.perceptual(find_file(catalogue()["lpips_vgg16"], lpips_backbone))
-                surrogates.load(height=LPIPS_LONGEST, width=LPIPS_LONGEST)
-            device = comfy.model_management.get_torch_device()
-            rows = visibility(before.to(device), after.to(device), lpips=network)
+        before, after = (image.movedim(-1, 1) for image in (clean, protected))
+        backbone = None if lpips_backbone == WITHOUT_LPIPS else find_file(catalogue()["lpips_vgg16"], lpips_backbone)
+        rows = measure_visibility(before, after, lpips_backbone=backbone)
         sizes = [(len(encode_picture(before[i % before.shape[0]])), len(encode_picture(y))) for i, y in enumerate(after)]
         report = "\n".join(_line(index, row, size) for index, (row, size) in enumerate(zip(rows, sizes, strict=True)))
         show_text(report, node_id=cls.hidden.unique_id)

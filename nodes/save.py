@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..engine.files import Format, decode_picture, encode_picture, write_new
 from ..engine.metrics.visibility import linf_levels
-from ..engine.picture import split_alpha
+from ..engine.picture import check_finite, split_alpha
 from .bridge.progress import show_text
 
 
@@ -57,6 +57,7 @@ class SaveProtectedImage(io.ComfyNode):
         cls, images: Tensor, filename_prefix: str, format: Format, budget: float, keep_workflow: bool, clean: Tensor | None = None
     ) -> io.NodeOutput:
         pictures = images.movedim(-1, 1)
+        check_finite(pictures)
         references = None if clean is None else _references(clean.movedim(-1, 1), pictures)
         text = _recipe(cls.hidden.prompt, cls.hidden.extra_pnginfo) if keep_workflow else None
         saved, notes = [], []
@@ -111,9 +112,13 @@ def _write(prefix: str, format: Format, data: bytes, *, width: int, height: int)
         except FileExistsError:
             counter += 1
         else:
-            return path, subfolder
+            break
+    if path.read_bytes() != data:
+        raise OSError(f"{path.name} reads back differently from what was written: check the disk of the output folder.")
+    return path, subfolder
 
 
 def _recipe(prompt: object, extra: dict[str, object] | None) -> dict[str, str]:
-    recipe = {"prompt": json.dumps(prompt)} if prompt is not None else {}
-    return {**{name: json.dumps(value) for name, value in (extra or {}).items()}, **recipe}
+    """The prompt first: WebP files have it where ComfyUI's page expects it."""
+    recipe = {} if prompt is None else {"prompt": json.dumps(prompt)}
+    return recipe | {name: json.dumps(value) for name, value in (extra or {}).items()}

@@ -16,7 +16,7 @@ class VAELatent:
     """Eq 7: D(E(x), E(x_a)) of latents times `scale`.
 
     scale: the factor to about unit variance that denoisers see (0.18215 for the VAE of SD 1.5, as in the official code);
-    None divides by the standard deviation of the clean latent instead, which makes one weight fit every VAE.
+    None divides by the standard deviation of each clean latent instead, which makes one weight fit every VAE.
     """
 
     vae: LatentEncoder
@@ -28,8 +28,9 @@ class VAELatent:
 
     def __call__(self, clean: Observation, adversarial: Observation) -> Tensor:
         target = clean.latent(self.vae).float()
-        scale = 1 / target.std().clamp_min(1e-6) if self.scale is None else self.scale
-        return F.mse_loss(adversarial.latent(self.vae).float(), target) * scale**2
+        spread = target.std(dim=tuple(range(1, target.ndim)), keepdim=True).clamp_min(1e-6)
+        scale = 1 / spread if self.scale is None else self.scale
+        return ((adversarial.latent(self.vae).float() - target) * scale).square().mean()
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class LPIPSPenalty:
         return (self.network,)
 
     def __call__(self, clean: Observation, adversarial: Observation) -> Tensor:
-        target = clean.features(self.network, "activations", lambda: self.network.activations(clean.untransformed))
-        distance = self.network.distance(self.network.activations(adversarial.untransformed), target)
-        return (distance - self.threshold).clamp_min(0).mean()
+        target, seen = (self._activations(observation) for observation in (clean, adversarial))
+        return (self.network.distance(seen, target) - self.threshold).clamp_min(0).mean()
+
+    def _activations(self, observation: Observation) -> tuple[Tensor, ...]:
+        return observation.features(self.network, "untransformed", lambda: self.network.activations(observation.untransformed))

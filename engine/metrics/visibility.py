@@ -8,7 +8,7 @@ import kornia
 import torch
 from torch import Tensor
 
-from ..picture import LEVELS, resize, split_alpha, to_levels
+from ..picture import LEVELS, check_finite, resize, split_alpha, to_levels
 from ..surrogates.perceptual import PerceptualNetwork
 
 LPIPS_LONGEST = 1024
@@ -51,13 +51,15 @@ def ssim(clean: Tensor, protected: Tensor) -> Tensor:
 def visibility(clean: Tensor, protected: Tensor, *, lpips: PerceptualNetwork | None = None) -> list[Visibility]:
     """Compare [B,C,H,W] pictures in [0,1] after rounding both to 8 bits; alpha is ignored. One clean picture serves for many.
 
-    Raises ValueError when the shapes differ.
+    Raises ValueError when the shapes differ or a pixel is not finite.
     """
     if clean.shape[-2:] != protected.shape[-2:] or clean.shape[0] not in (1, protected.shape[0]):
         raise ValueError(
             f"The pictures differ in size or number ({_describe(clean)} and {_describe(protected)}): "
             "compare the protected picture with the one that went into Protect."
         )
+    check_finite(clean)
+    check_finite(protected)
     return [_compare(clean[i % clean.shape[0]][None], protected[i][None], lpips) for i in range(protected.shape[0])]
 
 

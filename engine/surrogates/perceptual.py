@@ -12,6 +12,8 @@ from torch import Tensor, nn
 # Convolutions of torchvision's VGG16 `features`, in the five groups that the lpips package cuts it into.
 _VGG16_SLICES = {"slice1": (0, 2), "slice2": (5, 7), "slice3": (10, 12, 14), "slice4": (17, 19, 21), "slice5": (24, 26, 28)}
 
+_WIDTHS = (64, 128, 256, 512, 512)
+
 
 class PerceptualNetwork(nn.Module):
     """LPIPS with a VGG16 backbone, frozen, in eval mode.
@@ -28,25 +30,29 @@ class PerceptualNetwork(nn.Module):
         # Imported here: lpips imports torchvision, which not everyone who uses the engine has.
         import lpips
 
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.device("meta"):
             # lpips calls torchvision by names that were renamed long ago; nothing that a user could mend.
             warnings.simplefilter("ignore", UserWarning)
-            # pnet_rand: the package would otherwise download the backbone; pretrained: its own heads lie inside the package.
-            self._lpips = lpips.LPIPS(net="vgg", pnet_rand=True, pretrained=True, verbose=False)
+            # On the meta device, so that no random weights are drawn for a network that gets others at once.
+            self._backbone = lpips.pretrained_networks.vgg16(pretrained=False, requires_grad=False)
+            self._heads = nn.ModuleList(lpips.NetLinLayer(width, use_dropout=True) for width in _WIDTHS)
+        self._scaling = lpips.ScalingLayer()
         layers = [(part, index, kind) for part, indices in _VGG16_SLICES.items() for index in indices for kind in ("weight", "bias")]
         state = {f"{part}.{index}.{kind}": backbone[f"features.{index}.{kind}"].float() for part, index, kind in layers}
-        self._lpips.net.load_state_dict(state)
+        self._backbone.load_state_dict(state, assign=True)
+        heads = torch.load(Path(lpips.__file__).parent / "weights" / "v0.1" / "vgg.pth", map_location="cpu", weights_only=True)
+        self._heads.load_state_dict({key.removeprefix("lin"): value for key, value in heads.items()}, assign=True)
         self.eval().requires_grad_(False)
 
     def activations(self, image: Tensor) -> tuple[Tensor, ...]:
         """[B,3,H,W] in [0,1], sides of 16 or more -> five channel-normalised feature maps."""
         # vector_norm has gradient 0 where all channels are 0; the package's square root of a sum has NaN there.
-        maps = self._lpips.net(self._lpips.scaling_layer(image * 2 - 1))
+        maps = self._backbone(self._scaling(image * 2 - 1))
         return tuple(m / (torch.linalg.vector_norm(m, dim=1, keepdim=True) + 1e-10) for m in maps)
 
     def distance(self, first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> Tensor:
         """LPIPS of two lists of activations, [B]."""
-        per_layer = [head((a - b) ** 2).mean(dim=(1, 2, 3)) for head, a, b in zip(self._lpips.lins, first, second, strict=True)]
+        per_layer = [head((a - b) ** 2).mean(dim=(1, 2, 3)) for head, a, b in zip(self._heads, first, second, strict=True)]
         return torch.stack(per_layer).sum(0)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:

@@ -11,25 +11,29 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
+# Where dynamic VRAM keeps native memory: on the model and on its modules. A copy of a handle would free the original's memory.
+_MODEL_HANDLES = ("dynamic_pins", "dynamic_vbars", "dynamic_patchers")
+_MODULE_HANDLES = ("_v", "_v_weight", "_v_bias", "_v_signature", "_pin_state", "_pins", "_prefetch")
+
 
 @contextlib.contextmanager
-def autograd_session(*, tolerate_mutation: bool = False) -> Iterator[None]:
-    """Autograd on, and core's kernels that have no backward off; everything as before afterwards, cancelled or not.
-
-    tolerate_mutation: let networks edit tensors in place that the backward pass needs, as core's CLIP layers do. It watches
-    every operation, so it is used only where it is needed.
-    """
+def autograd_session() -> Iterator[None]:
+    """Autograd on, and core's kernels that have no backward off; everything as before afterwards, cancelled or not."""
     before = comfy.model_management.in_training
     comfy.model_management.in_training = True
     try:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.enable_grad())
-            if tolerate_mutation:
-                stack.enter_context(torch.autograd.graph.allow_mutation_on_saved_tensors())
+        with torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         comfy.model_management.in_training = before
+
+
+def in_place_edits(needed: bool) -> contextlib.AbstractContextManager[object]:
+    """Let networks overwrite tensors that the backward pass needs, as core's CLIP layers do.
+
+    For one step at a time and only where `needed`: it watches every operation and remembers every tensor until it ends.
+    """
+    return torch.autograd.graph.allow_mutation_on_saved_tensors() if needed else contextlib.nullcontext()
 
 
 def independent_copy(patcher: ModelPatcher) -> ModelPatcher:
@@ -38,29 +42,34 @@ def independent_copy(patcher: ModelPatcher) -> ModelPatcher:
     The cached model that other nodes share is never touched: its weights are inference tensors, and under dynamic VRAM they
     live in memory that may be reused between the forward and the backward pass. Call inside `autograd_session`.
     """
-    with torch.inference_mode(False):
-        if patcher.cached_patcher_init is not None:
-            twin = patcher.clone(disable_dynamic=True, force_deepcopy=True)
-        else:
-            twin = ModelPatcher(copy.deepcopy(patcher.model), patcher.load_device, patcher.offload_device)
-            twin.model.to(patcher.offload_device)
-        _make_ordinary(twin.model)
+    if patcher.cached_patcher_init is not None:
+        twin = patcher.clone(disable_dynamic=True, force_deepcopy=True)
+    else:
+        twin = ModelPatcher(_deepcopy_without_handles(patcher.model), patcher.load_device, patcher.offload_device)
+        twin.model.to(patcher.offload_device)
+    _cast_to_working_dtypes(twin.model)
     twin.model.eval().requires_grad_(False)
     return twin
 
 
-def _make_ordinary(module: nn.Module) -> None:
-    """Replace inference tensors, which autograd refuses, by equal ordinary ones."""
-    for part in module.modules():
-        for name, parameter in part._parameters.items():
-            if parameter is not None and parameter.is_inference():
-                part._parameters[name] = nn.Parameter(parameter.clone(), requires_grad=False)
-        for name, buffer in part._buffers.items():
-            if buffer is not None and buffer.is_inference():
-                part._buffers[name] = buffer.clone()
-        for name, value in list(vars(part).items()):
-            if isinstance(value, torch.Tensor) and value.is_inference():
-                setattr(part, name, value.clone())
+def _deepcopy_without_handles(model: nn.Module) -> nn.Module:
+    owners = [(model, _MODEL_HANDLES), *((part, _MODULE_HANDLES) for part in model.modules())]
+    found = [vars(owner)[name] for owner, names in owners for name in names if vars(owner).get(name) is not None]
+    # deepcopy takes what the memo holds instead of copying; the list keeps the stand-ins' identities alive.
+    twin = copy.deepcopy(model, {id(handle): object() for handle in found})
+    for owner, names in [(twin, _MODEL_HANDLES), *((part, _MODULE_HANDLES) for part in twin.modules())]:
+        for name in names:
+            vars(owner).pop(name, None)
+    return twin
+
+
+def _cast_to_working_dtypes(model: nn.Module) -> None:
+    """Core's note of each weight's dtype, made real: a dynamic patcher keeps the file's dtype and casts at each use."""
+    for part in model.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            parameter.data = parameter.data.to(getattr(part, f"{name}_comfy_model_dtype", None) or parameter.dtype)
+        for name, buffer in list(part.named_buffers(recurse=False)):
+            part._buffers[name] = buffer.to(getattr(part, f"{name}_comfy_model_dtype", None) or buffer.dtype)
 
 
 def ordinary(tensor: torch.Tensor) -> torch.Tensor:

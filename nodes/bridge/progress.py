@@ -37,8 +37,6 @@ class Progress:
     def report(self, step: Step, *, done: int, clean: Tensor, budget: float) -> None:
         """`done` of all steps are done. Raises ComfyUI's interruption when the user has cancelled."""
         comfy.model_management.throw_exception_if_processing_interrupted()
-        if step.index == 0:
-            return
         due = time.monotonic() - self._shown >= SECONDS_BETWEEN_PREVIEWS or done == self._bar.total
         preview = ("JPEG", _preview(clean, step.image, budget), PREVIEW_SIDE * 2) if due else None
         self._bar.update_absolute(done, preview=preview)

@@ -12,12 +12,12 @@ from torch import Tensor
 from ...engine.attack import Step, protect
 from ...engine.objective import Objective, Term
 from ...engine.observation import Sight
-from ...engine.picture import amplified
+from ...engine.picture import amplified, check_finite
 from ...engine.space import RGB
 from ...engine.transforms import EoT
 from ...engine.update import Update
 from ..sockets import Losses
-from .autograd import autograd_session, ordinary
+from .autograd import autograd_session, in_place_edits, ordinary
 from .progress import Progress
 from .surrogates import Surrogates
 
@@ -47,10 +47,12 @@ def protect_images(
     cancelled.
     """
     device, out = comfy.model_management.get_torch_device(), comfy.model_management.intermediate_device()
-    with autograd_session(tolerate_mutation=any(spec.edits_in_place for spec in losses)):
+    edits = any(spec.edits_in_place for spec in losses)
+    with autograd_session():
         surrogates = Surrogates()
         objective = _objective(losses, surrogates)
         clean = ordinary(images).movedim(-1, 1).float()
+        check_finite(clean)
         masks = None if mask is None else _matching(ordinary(mask), clean, settings.space.budget)
         sight = Sight(longest=settings.longest, multiple=surrogates.multiple)
         height, width = sight.size(clean.shape[-2], clean.shape[-1])
@@ -60,7 +62,7 @@ def protect_images(
         for index, picture in enumerate(clean):
             run = replace(settings, seed=settings.seed + index)
             own_mask = None if masks is None else masks[index % masks.shape[0]][None].to(device)
-            steps = _Steps(picture[None].to(device), objective, run, sight, own_mask)
+            steps = _Steps(picture[None].to(device), objective, run, sight, own_mask, edits)
             results.append(steps.run(progress, before=index * settings.steps).to(out))
         protected = torch.cat(results)
         perturbation = amplified(clean.to(out), protected, budget=settings.space.budget).expand(-1, 3, -1, -1)
@@ -76,6 +78,7 @@ class _Steps:
     settings: Settings
     sight: Sight
     mask: Tensor | None
+    edits_in_place: bool
 
     def run(self, progress: Progress, *, before: int) -> Tensor:
         settings = self.settings
@@ -92,7 +95,9 @@ class _Steps:
             low_memory=settings.low_memory,
         )
         step, idle = next(steps), 0
-        for step in steps:
+        for _ in range(settings.steps):
+            with in_place_edits(self.edits_in_place):
+                step = next(steps)
             progress.report(step, done=before + step.index, clean=self.picture, budget=settings.space.budget)
             idle += step.skipped
         self._check(step, idle)
@@ -132,9 +137,9 @@ def _matching(mask: Tensor, clean: Tensor, budget: float) -> Tensor:
         )
     if mask.shape[0] not in (1, clean.shape[0]):
         raise ValueError(f"There are {mask.shape[0]} masks for {clean.shape[0]} pictures: give one mask for all, or one for each.")
-    if float(mask.max()) * budget < 1:
+    if float(mask.flatten(1).amax(1).min()) * budget < 1:
         raise ValueError(
-            "The mask is empty or leaves less than one level of the budget everywhere, so nothing would be protected: "
+            "A mask is empty or leaves less than one level of the budget everywhere, so nothing would be protected: "
             "paint the region to protect, or disconnect the mask."
         )
     return mask[:, None]

@@ -44,8 +44,7 @@ class DifferentiableVAE:
         shape = (1, 3, 1, height, width) if self._vae.latent_dim == 3 else (1, 3, height, width)
         return float(self._vae.memory_used_encode(shape, self._vae.vae_dtype))
 
-    def encode(self, image: Tensor) -> Tensor:
-        """[B,3,H,W] in [0,1] -> latent as core's VAE Encode returns it, fp32."""
+    def _encode(self, image: Tensor) -> Tensor:
         pixels = self._vae.vae_encode_crop_pixels(image.movedim(1, -1)).movedim(-1, 1)
         pixels = pixels.unsqueeze(2) if self._vae.latent_dim == 3 else pixels
         pixels = self._vae.process_input(pixels).to(self._vae.vae_dtype)
@@ -58,12 +57,36 @@ class DifferentiableVAE:
         formatted: Tensor = latent if self._vae.format_encoded is None else self._vae.format_encoded(latent)
         return formatted
 
+    def encode(self, image: Tensor) -> Tensor:
+        """[B,3,H,W] in [0,1] -> latent as core's VAE Encode returns it, fp32."""
+        return with_scaled_gradient(self._encode, image) if self._vae.vae_dtype == torch.float16 else self._encode(image)
+
+
+def with_scaled_gradient(function: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+    """function(image), with the gradient brought near 1 while it passes through the function, and back afterwards.
+
+    For networks in fp16, where the small gradients of a mean over many elements would become zero.
+    """
+    if not (image.requires_grad and torch.is_grad_enabled()):
+        return function(image)
+    scales: list[Tensor] = []
+
+    def enlarge(gradient: Tensor) -> Tensor:
+        scales.append(torch.exp2(-gradient.abs().max().clamp_min(1e-30).log2().round()))
+        return gradient * scales[-1]
+
+    entry = image * 1.0
+    entry.register_hook(lambda gradient: gradient / scales.pop())
+    out = function(entry)
+    out.register_hook(enlarge)
+    return out
+
 
 def _refuse_missing_encoder(vae: comfy.sd.VAE) -> None:
     """Core loads a decoder-only file without complaint and leaves the encoder's weights uninitialised."""
     reload = vae.patcher.cached_patcher_init
     has_encoder = any("encoder" in name for name in vae.first_stage_model.state_dict())
-    if reload is None or reload[0] is not comfy.sd.load_vae_patcher or not has_encoder:
+    if reload is None or not has_encoder or not isinstance(reload[1][0], str):
         return
     path = Path(reload[1][0])
     if path.suffix in (".safetensors", ".sft"):
@@ -71,7 +94,9 @@ def _refuse_missing_encoder(vae: comfy.sd.VAE) -> None:
             names = list(file.keys())
     else:
         names = list(comfy.utils.load_torch_file(str(path), safe_load=True))
-    if not any("encoder" in name for name in names):
+    # In a whole checkpoint, text encoders have that word in their names too.
+    own = [name for name in names if name.startswith(("first_stage_model.", "vae."))] or names
+    if not any("encoder" in name for name in own):
         raise ValueError(f"The VAE file {path.name} has a decoder only, and protecting needs the encoder: load the full VAE.")
 
 

@@ -90,13 +90,13 @@ def _protect_and_save(loss: tuple[str, int]) -> list[Node]:
     saving = {"images": ("protect", 0), "clean": ("load", 0), "budget": ("protect", 2)}
     return [
         Node("protect", "StillguardProtect", (820, 40), (460, 620), widgets=widgets, links={"image": ("load", 0), "loss": loss}),
-        Node("save", "StillguardSaveProtectedImage", (1320, 40), (360, 480), links=saving),
+        Node("save", "StillguardSaveProtectedImage", (1320, 40), (360, 480), title="Protected picture", links=saving),
     ]
 
 
 def _shown(key: str, title: str, file: str, position: tuple[int, int], source: tuple[str, int]) -> Node:
     prefix = {"filename_prefix": f"stillguard/{file}"}
-    return Node(key, "SaveImage", position, (340, 480), title=title, widgets=prefix, links={"images": source})
+    return Node(key, "StillguardSaveProtectedImage", position, (340, 480), title=title, widgets=prefix, links={"images": source})
 
 
 def _rebuilt(name: str, source: tuple[str, int], top: int) -> list[Node]:

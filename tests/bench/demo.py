@@ -16,9 +16,9 @@ from .serve import keep_open
 from .server import ComfyServer
 
 WORKFLOW = ROOT / "workflows" / "protect_portrait.json"
-# What is reported -> class or title of the node that saved it.
+# What is reported -> title of the node that saved it.
 PICTURES = {
-    "Protected picture": "StillguardSaveProtectedImage",
+    "Protected picture": "Protected picture",
     "Amplified perturbation": "Amplified perturbation",
     "Before and after reconstruction": "Before and after reconstruction",
 }

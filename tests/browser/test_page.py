@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ RENDERERS = {"classic": False, "vue": True}
 try:
     find_chromium()
 except BenchError as missing:
+    if os.environ.get("STILLGUARD_BROWSER") == "required":
+        raise
     pytestmark = [pytest.mark.browser, pytest.mark.skip(reason=str(missing))]
 else:
     pytestmark = pytest.mark.browser
@@ -45,11 +48,11 @@ def quick(workflow: Path) -> dict[str, Any]:
 def test_a_workflow_loads_runs_and_shows_its_pictures(page: Frontend, workflow: Path, request: pytest.FixtureRequest) -> None:
     page.load_workflow(quick(workflow))
     assert page.run(seconds=180) == "success"
-    kinds = {node["id"]: node["type"] for node in json.loads(workflow.read_text(encoding="utf-8"))["nodes"]}
-    shown = {kinds[int(node_id)]: output for node_id, output in page.outputs().items()}
-    assert shown["StillguardSaveProtectedImage"]["images"][0]["filename"].startswith("protected_")
-    assert "at most 8 levels" in shown["StillguardSaveProtectedImage"]["text"][0]
-    assert shown["SaveImage"]["images"]
+    titles = {node["id"]: node.get("title") for node in json.loads(workflow.read_text(encoding="utf-8"))["nodes"]}
+    shown = {titles[int(node_id)]: output for node_id, output in page.outputs().items()}
+    assert shown["Protected picture"]["images"][0]["filename"].startswith("protected_")
+    assert "at most 8 levels" in shown["Protected picture"]["text"][0]
+    assert shown["Amplified perturbation"]["images"]
     assert page.errors == []
     page.fit_view()
     page.screenshot(BENCH / "screenshots" / f"{request.node.callspec.id}.png")
@@ -90,6 +93,7 @@ def test_a_mistake_is_explained_in_the_page(page: Frontend, request: pytest.Fixt
     page.page.get_by_text("No loss is connected to Protect: add a loss node").first.wait_for(timeout=5000)
     page.page.wait_for_timeout(600)  # messages slide in
     page.screenshot(BENCH / "screenshots" / f"error-{request.node.callspec.id}.png")
+    page.page.evaluate("app.extensionManager.toast.removeAll()")
 
 
 def test_the_help_page_opens(page: Frontend, request: pytest.FixtureRequest) -> None:

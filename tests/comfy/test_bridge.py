@@ -126,7 +126,7 @@ def test_one_view_per_socket_however_many_losses_use_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(224, 224), (100, 180)])
 def test_clip_vision_equals_core_and_has_a_gradient(size: tuple[int, int], astronaut: Tensor) -> None:
     """Core's own encode_image rounds to 8 bits, so its gradient is exactly zero."""
-    from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.autograd import autograd_session, in_place_edits
     from stillguard.nodes.bridge.surrogates import Surrogates
     from testkit import tiny_clip_vision
 
@@ -134,7 +134,7 @@ def test_clip_vision_equals_core_and_has_a_gradient(size: tuple[int, int], astro
     with torch.inference_mode():
         clip_vision = tiny_clip_vision()
         expected = clip_vision.encode_image(picture.movedim(1, -1).clone())["image_embeds"]
-        with autograd_session(tolerate_mutation=True):
+        with autograd_session(), in_place_edits(True):
             surrogates = Surrogates()
             view = surrogates.clip_vision(clip_vision)
             surrogates.load(height=64, width=64)
@@ -180,3 +180,80 @@ def test_siglip2_is_refused_by_name() -> None:
 
     with pytest.raises(ValueError, match="SigLIP 2"):
         DifferentiableCLIPVision(SigLIP2())
+
+
+@pytest.fixture
+def dynamic_vram(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What core's loaders do on an NVIDIA card: weights keep the dtype of their file and are cast to another at each use."""
+    import comfy.model_management
+    import comfy.model_patcher
+
+    class Dynamic(comfy.model_patcher.ModelPatcher):
+        def is_dynamic(self) -> bool:
+            return True
+
+    monkeypatch.setattr(comfy.model_patcher, "CoreModelPatcher", Dynamic)
+    monkeypatch.setattr(comfy.model_management, "vae_dtype", lambda *_: torch.bfloat16)
+
+
+@pytest.mark.usefixtures("dynamic_vram")
+@pytest.mark.parametrize("kind", [shipped_vae, pair_vae])
+def test_a_dynamic_vaes_copy_has_the_dtype_that_it_computes_in(kind: object, image: Tensor, tmp_path: Path) -> None:
+    from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.surrogates import Surrogates
+
+    with torch.inference_mode():
+        vae = kind(tmp_path)
+        assert vae.vae_dtype == torch.bfloat16
+        assert {parameter.dtype for parameter in vae.first_stage_model.parameters()} == {torch.float16}
+        with autograd_session():
+            surrogates = Surrogates()
+            view = surrogates.vae(vae)
+            surrogates.load(height=64, width=96)
+            assert not view.patcher.is_dynamic()
+            assert {parameter.dtype for parameter in view.patcher.model.parameters()} == {torch.bfloat16}
+            leaf = image.clone().requires_grad_()
+            view.encode(leaf).square().sum().backward()
+            assert float(leaf.grad.abs().max()) > 0
+
+
+def test_native_handles_are_never_copied() -> None:
+    """Under dynamic VRAM models hold pointers; a copy that frees one frees the original's memory."""
+    from comfy.model_patcher import ModelPatcher
+    from stillguard.nodes.bridge.autograd import autograd_session, independent_copy
+
+    class Handle:
+        def __deepcopy__(self, memo: object) -> Handle:
+            raise AssertionError("a handle was copied")
+
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    model.dynamic_pins, model.dynamic_vbars = {"device": Handle()}, {"device": Handle()}
+    for part in model:
+        part._v, part._pins = Handle(), {"weights": Handle()}
+    with autograd_session():
+        twin = independent_copy(ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))).model
+    assert torch.equal(twin[0].weight, model[0].weight)
+    assert twin[0].weight.data_ptr() != model[0].weight.data_ptr()
+    assert not {"dynamic_pins", "dynamic_vbars"} & vars(twin).keys()
+    assert not any({"_v", "_pins"} & vars(part).keys() for part in twin)
+    assert isinstance(model[1]._v, Handle)
+
+
+def test_small_gradients_survive_half_precision(image: Tensor, tmp_path: Path) -> None:
+    """A mean over many elements gives gradients below what fp16 can hold."""
+    from stillguard.nodes.bridge.surrogates import with_scaled_gradient
+
+    network = pair_vae(tmp_path).first_stage_model.float().requires_grad_(False)
+
+    def gradient(encode: object, weight: float = 1e-9) -> Tensor:
+        leaf = image.clone().requires_grad_()
+        (encode(leaf) * weight).sum().backward()
+        return leaf.grad.flatten() * (1e-9 / weight)
+
+    network.half()
+    halved = lambda x: network.encode(x.half()).float()  # noqa: E731
+    large = gradient(halved, weight=2.0**-3)  # the same network where nothing is lost
+    scaled = gradient(lambda x: with_scaled_gradient(halved, x))
+    assert float(gradient(halved).norm()) < 0.1 * float(large.norm())
+    assert float(torch.cosine_similarity(scaled, large, dim=0)) > 0.999
+    assert float(scaled.norm() / large.norm()) == pytest.approx(1, abs=0.01)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from bench.client import Client
+from bench.prompt import load_prompt
 from bench.server import ComfyServer
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -87,6 +88,19 @@ def test_protects_saves_and_reports_progress(client: Client, protect_graph: Buil
     assert "LPIPS 0." in text
     assert [event for event in result.of("binary3") if b"step 4 of 4: VAE Latent" in event.payload]
     assert "differs by at most 8 levels" in result.outputs["save"]["text"][0]
+
+
+@pytest.mark.parametrize("workflow", sorted((ROOT / "workflows").glob("*.json")), ids=lambda path: path.stem)
+def test_a_workflow_file_runs_through_the_api(client: Client, workflow: Path) -> None:
+    """As the demo does it, with three steps at a small working size; nothing that it writes holds a recipe."""
+    prompt = load_prompt(workflow, client.object_info())
+    (protect,) = (n for n in prompt.values() if n["class_type"] == "StillguardProtect")
+    protect["inputs"].update(steps=3, working_size=64)
+    result = client.run(prompt)
+    assert result.status == "success", result.error
+    pictures = [image for output in result.outputs.values() for image in output.get("images", []) if image["type"] == "output"]
+    assert len(pictures) >= 2
+    assert all(Image.open(io.BytesIO(client.view(picture))).info == {} for picture in pictures)
 
 
 def test_the_saved_file_carries_nothing_but_pixels(client: Client, protect_graph: Build) -> None:
@@ -182,9 +196,12 @@ def test_interrupting_ends_within_a_step_and_leaves_comfyui_as_it_was(client: Cl
             "encode": node("VAEEncode", pixels=["load", 0], vae=["vae", 0]),
             "save": node("SaveLatent", samples=["encode", 0], filename_prefix=f"test/{picture.stem}"),
         }
-        assert client.run(graph).status == "success"
+        result = client.run(graph)
+        assert result.status == "success"
+        loaded.append("vae" in [name for event in result.of("execution_cached") for name in event.data["nodes"]])
         return load_file(next((server.base / "output" / "test").glob(f"{picture.stem}_*.latent")))["latent_tensor"]
 
+    loaded: list[bool] = []  # whether the VAE came from the cache
     before = encoded("before.png")
     cancelled: list[float] = []
 
@@ -204,6 +221,7 @@ def test_interrupting_ends_within_a_step_and_leaves_comfyui_as_it_was(client: Cl
     facts = after.outputs["look"]["facts"][0]
     assert facts == {"graphs": 0, "requires_grad": False, "in_training": False, "inference_mode": True}
     assert torch.equal(encoded("after.png"), before)
+    assert loaded[-1]
 
 
 def test_steps_zero_returns_the_picture(client: Client, protect_graph: Build) -> None:
@@ -246,7 +264,7 @@ def test_mask_of_another_size(client: Client, protect_graph: Build) -> None:
 def test_a_mask_that_lets_nothing_through(client: Client, protect_graph: Build, value: float) -> None:
     graph = protect_graph(mask=["nothing", 0])
     graph["nothing"] = node("SolidMask", value=value, width=64, height=64)
-    assert "The mask is empty" in failure(client, graph)
+    assert "A mask is empty" in failure(client, graph)
 
 
 def test_missing_lpips_weights(client: Client, server: ComfyServer, protect_graph: Build) -> None:

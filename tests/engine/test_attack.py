@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import weakref
+
 import pytest
 import torch
 from stillguard.engine import RGB, EoT, MomentumSign, Objective, Sight, Sign, Term, protect
@@ -62,6 +66,61 @@ def test_pictures_of_a_batch_do_not_influence_each_other(astronaut: Tensor) -> N
     *_, together = protect(both, objective, space=space, sight=SIGHT, steps=3)
     *_, alone = protect(both[1:], objective, space=space, sight=SIGHT, steps=3)
     assert torch.equal(together.image[1:], alone.image)
+
+
+def test_pictures_of_a_batch_do_not_change_each_others_scale(astronaut: Tensor) -> None:
+    """The automatic latent scale and a second term: the ratio between both must not depend on the neighbour."""
+    both = torch.cat([astronaut * 0.2, astronaut])
+    objective = Objective((Term("latent", 1.0, VAELatent(VAE)), Term("pixels", 1.0, _Brightness())))
+    *_, together = protect(both, objective, space=Fixed(), sight=SIGHT, steps=2)
+    *_, alone = protect(both[1:], objective, space=Fixed(), sight=SIGHT, steps=2)
+    assert (together.image[1:] != alone.image).float().mean() < 1e-3
+
+
+class Fixed(RGB):
+    """A start that does not depend on how many pictures there are."""
+
+    def start(self, clean: Tensor, mask: Tensor | None, generator: torch.Generator) -> tuple[Tensor]:
+        return (torch.full_like(clean, 2 / 255),)
+
+
+def test_an_interrupted_step_frees_its_graphs_at_once(astronaut: Tensor) -> None:
+    """Without waiting for the garbage collector, which on a GPU would come too late for the next prompt."""
+
+    class Cancelled(BaseException):
+        pass
+
+    class Cancelling:
+        surrogates = (VAE,)
+
+        def __call__(self, clean: object, adversarial: object) -> Tensor:
+            adversarial.latent(VAE)
+            alive.append(weakref.ref(adversarial))
+            raise Cancelled
+
+    alive: list[weakref.ref] = []
+    gc.collect()
+    gc.disable()
+    try:
+        loop = protect(astronaut, Objective((Term("cancelling", 1.0, Cancelling()),)), sight=SIGHT, steps=2)
+        next(loop)
+        with contextlib.suppress(Cancelled):
+            next(loop)
+        del loop
+        assert alive[0]() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 256, 256), (2, 1, 256, 256), (256, 256)])
+def test_refuses_a_mask_of_another_shape(astronaut: Tensor, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="The mask has the shape"):
+        next(protect(astronaut, OBJECTIVE, mask=torch.ones(shape)))
+
+
+def test_refuses_a_mask_that_is_not_numbers(astronaut: Tensor) -> None:
+    with pytest.raises(ValueError, match="The mask has values that are not numbers"):
+        next(protect(astronaut, OBJECTIVE, mask=torch.full((1, 1, 256, 256), float("nan"))))
 
 
 def test_weights_receive_no_gradient(astronaut: Tensor, lab_vae: TinyAutoencoder) -> None:

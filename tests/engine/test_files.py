@@ -56,10 +56,10 @@ def test_a_file_holds_pixels_only(astronaut: Tensor) -> None:
 
 @pytest.mark.parametrize("format", ["png", "webp"])
 def test_text_is_kept_when_asked_for(format: str, astronaut: Tensor) -> None:
-    data = encode_picture(astronaut[0], format, text={"workflow": '{"a": 1}', "prompt": "{}"})
+    data = encode_picture(astronaut[0], format, text={"prompt": "{}", "workflow": '{"a": 1}', "another": "[]"})
     with Image.open(io.BytesIO(data)) as picture:
         found = dict(picture.text) if format == "png" else dict(v.split(":", 1) for v in picture.getexif().values())
-    assert found == {"workflow": '{"a": 1}', "prompt": "{}"}
+    assert found == {"prompt": "{}", "workflow": '{"a": 1}', "another": "[]"}
     assert torch.equal(decode_picture(data), astronaut[0])
 
 

@@ -7,7 +7,7 @@ app.registerExtension({
   setup() {
     api.addEventListener("execution_error", ({ detail }) => {
       if (!detail?.node_type?.startsWith("Stillguard")) return;
-      app.extensionManager.toast.add({ severity: "error", summary: "Stillguard", detail: detail.exception_message.trim() });
+      app.extensionManager.toast.add({ severity: "error", summary: "Stillguard", detail: detail.exception_message.trim(), life: 30000 });
     });
   },
 });
