@@ -17,6 +17,7 @@ from ...engine.picture import amplified, split_alpha
 
 PREVIEW_SIDE = 512
 SECONDS_BETWEEN_PREVIEWS = 0.5
+LARGEST_SHARE = 0.05  # of the run's time that previews of a large photo may take
 
 
 def show_text(text: str, *, node_id: str | None) -> None:
@@ -27,23 +28,25 @@ def show_text(text: str, *, node_id: str | None) -> None:
 
 
 class Progress:
-    """Reports every step; about twice a second and at the end it also shows picture, amplified perturbation and losses."""
+    """Reports every step; at most twice a second and at the end it also shows picture, amplified perturbation and losses."""
 
     def __init__(self, total: int, *, node_id: str | None) -> None:
         self._bar = comfy.utils.ProgressBar(total, node_id=node_id)
         self._node_id = node_id
-        self._shown = float("-inf")
+        self._next = float("-inf")
 
     def report(self, step: Step, *, done: int, clean: Tensor, budget: float) -> None:
         """`done` of all steps are done. Raises ComfyUI's interruption when the user has cancelled."""
         comfy.model_management.throw_exception_if_processing_interrupted()
-        due = time.monotonic() - self._shown >= SECONDS_BETWEEN_PREVIEWS or done == self._bar.total
+        began = time.monotonic()
+        due = began >= self._next or done == self._bar.total
         preview = ("JPEG", _preview(clean, step.image, budget), PREVIEW_SIDE * 2) if due else None
         self._bar.update_absolute(done, preview=preview)
         if due:
             losses = ", ".join(f"{name} {value:.4g}" for name, value in step.losses.items())
             show_text(f"step {done} of {self._bar.total}: {losses}", node_id=self._node_id)
-            self._shown = time.monotonic()
+            ended = time.monotonic()
+            self._next = ended + max(SECONDS_BETWEEN_PREVIEWS, (ended - began) / LARGEST_SHARE)
 
 
 def _preview(clean: Tensor, protected: Tensor, budget: float) -> Image.Image:
