@@ -122,10 +122,10 @@ class Client:
         answer = json.loads(self._request("/upload/image", body, f"multipart/form-data; boundary={mark}"))
         return str(Path(answer["subfolder"], answer["name"]).as_posix())
 
-    def queue(self, prompt: Prompt, *, extra_data: dict[str, Any] | None = None) -> str:
+    def queue(self, prompt: Prompt) -> str:
         """Queue a prompt in API format and return its id; PromptRefused when it does not validate."""
         try:
-            answer = self.post("/prompt", {"prompt": prompt, "client_id": self.id, "extra_data": extra_data or {}})
+            answer = self.post("/prompt", {"prompt": prompt, "client_id": self.id})
         except urllib.error.HTTPError as refusal:
             if refusal.code != 400:
                 raise

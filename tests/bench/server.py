@@ -29,7 +29,6 @@ class ComfyServer:
     packs: further custom node folders, linked under their own names.
     args: appended to ComfyUI's command line.
     threads: of torch; None leaves the choice to torch, which takes one for each physical core.
-    with_stillguard: False leaves this pack out.
     """
 
     def __init__(
@@ -39,11 +38,10 @@ class ComfyServer:
         packs: Sequence[Path] = (),
         args: Sequence[str] = (),
         threads: int | None = None,
-        with_stillguard: bool = True,
         start_seconds: float = 300,
     ) -> None:
         self.base = base.resolve()
-        self.packs = {**({"stillguard": ROOT} if with_stillguard else {}), **{p.name: p.resolve() for p in packs}}
+        self.packs = {"stillguard": ROOT, **{p.name: p.resolve() for p in packs}}
         self.args = list(args)
         self.threads = threads
         self.start_seconds = start_seconds
