@@ -118,7 +118,7 @@ def _stitch(key: str, direction: str, position: tuple[int, int], first: tuple[st
 
 PROTECT_PORTRAIT = [
     *_start(NOTE),
-    Node("lpips", "StillguardLPIPSPenalty", (440, 210), (340, 130), widgets={"weight": 3.0}),
+    Node("lpips", "StillguardLPIPSPenalty", (440, 210), (340, 130), widgets={"weight": 10.0}),
     Node(
         "combine",
         "StillguardCombineLosses",
