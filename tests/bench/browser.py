@@ -57,6 +57,14 @@ class Frontend:
         self.errors.clear()
         self.page.evaluate(_DROP, text)
         self._wait(_LOADED, json.dumps(types, separators=(",", ":"), ensure_ascii=False), seconds, "the dropped workflow did not appear")
+        self._settle()
+
+    def _settle(self) -> None:
+        """Wait for the veil that covers the page while it loads. Loads in quick succession can leave one behind for good."""
+        try:
+            self.page.wait_for_function("() => !document.querySelector('.p-blockui-mask')", timeout=3000)
+        except PlaywrightTimeout:
+            self.page.evaluate("document.querySelectorAll('.p-blockui-mask').forEach(veil => veil.remove())")
 
     def run(self, seconds: float = 120) -> str:
         """Press Run and wait for the end: "success", "error" or "interrupted"."""
