@@ -103,4 +103,6 @@ def test_registry_metadata_is_complete() -> None:
     assert len(project["version"].split(".")) == 3
     assert project["urls"]["Repository"].startswith("https://")
     assert {"PublisherId", "DisplayName", "Icon", "requires-comfyui", "includes"} <= comfy.keys()
+    assert all(comfy[key] for key in ("PublisherId", "DisplayName", "requires-comfyui"))
+    assert (ROOT / comfy["Icon"].partition("/main/")[2]).is_file()
     assert "web" not in comfy  # together with WEB_DIRECTORY the page would load every script twice
