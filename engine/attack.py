@@ -63,8 +63,8 @@ def protect(
     clean: [B,C,H,W] in [0,1], C = 1, 3 or 4 (alpha is carried along unchanged), any H and W. mask: [B or 1,1,H,W] in [0,1],
     where 0 is left untouched to the bit and values between scale the budget. Same arguments, same machine: same picture, as far
     as the surrogates' kernels are deterministic (on the CPU they are).
-    Defaults: RGB(), MomentumSign(), no EoT, Sight(). Raises ValueError on pixels that are not finite, on a mask of another
-    size, and on a number of channels other than 1, 3 or 4.
+    Defaults: RGB(), MomentumSign(), no EoT, Sight(). Raises ValueError on pixels or mask values that are not finite, on a
+    mask of another shape, and on a number of channels other than 1, 3 or 4.
     """
     check_finite(clean)
     colour, alpha = split_alpha(clean.detach().float())

@@ -19,7 +19,7 @@ class LossSpec(Protocol):
 
     `weight` is signed: positive is maximised. A STILLGUARD_LOSS is a tuple of these.
     `drives`: False for a penalty, which can only hold a picture back.
-    `edits_in_place`: its networks overwrite tensors that the backward pass needs, see bridge.autograd_session.
+    `edits_in_place`: its networks overwrite tensors that the backward pass needs, see in_place_edits in bridge/autograd.py.
     """
 
     drives: ClassVar[bool]

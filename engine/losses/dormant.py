@@ -28,9 +28,17 @@ class VAELatent:
 
     def __call__(self, clean: Observation, adversarial: Observation) -> Tensor:
         target = clean.latent(self.vae).float()
-        spread = target.std(dim=tuple(range(1, target.ndim)), keepdim=True).clamp_min(1e-6)
-        scale = 1 / spread if self.scale is None else self.scale
+        scale = self._automatic_scale(clean) if self.scale is None else self.scale
         return ((adversarial.latent(self.vae).float() - target) * scale).square().mean()
+
+    def _automatic_scale(self, clean: Observation) -> Tensor:
+        """[B,1,...], kept with the clean picture's features."""
+
+        def inverse_spread() -> tuple[Tensor]:
+            latent = clean.latent(self.vae).float()
+            return (1 / latent.std(dim=tuple(range(1, latent.ndim)), keepdim=True).clamp_min(1e-6),)
+
+        return clean.features(self.vae, "inverse spread", inverse_spread)[0]
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ class DifferentiableCLIPVision:
 
     def __init__(self, clip_vision: comfy.clip_vision.ClipVisionModel) -> None:
         if clip_vision.model_type == "siglip2_vision_model":
-            raise ValueError("SigLIP 2 image encoders cannot be differentiated here: load a CLIP, SigLIP or DINO encoder.")
+            raise ValueError("SigLIP 2 image encoders cannot be differentiated here: load a CLIP image encoder.")
         self.patcher = independent_copy(clip_vision.patcher)
         self._size = clip_vision.image_size
         self._device = clip_vision.load_device
