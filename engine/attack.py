@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from .draws import Draws, seeded_draws, stream
 from .objective import Objective
 from .observation import Observation, Sight
 from .picture import check_finite, split_alpha
@@ -40,11 +40,6 @@ class Step:
         return self._render()
 
 
-def stream(seed: int, purpose: str) -> torch.Generator:
-    """A generator of its own for each purpose, so that drawing more of one thing never changes another."""
-    return torch.Generator().manual_seed((seed ^ (zlib.crc32(purpose.encode()) << 20)) % 2**63)
-
-
 def protect(
     clean: Tensor,
     objective: Objective,
@@ -56,20 +51,23 @@ def protect(
     steps: int = 100,
     mask: Tensor | None = None,
     seed: int = 0,
+    draws: Iterator[Draws] | None = None,
     low_memory: bool = False,
 ) -> Iterator[Step]:
     """Maximise the objective over the space, one Step after each update; the last one yielded is the result.
 
     clean: [B,C,H,W] in [0,1], C = 1, 3 or 4 (alpha is carried along unchanged), any H and W. mask: [B or 1,1,H,W] in [0,1],
     where 0 is left untouched to the bit and values between scale the budget. Same arguments, same machine: same picture, as far
-    as the surrogates' kernels are deterministic (on the CPU they are).
+    as the surrogates' kernels are deterministic (on the CPU they are). draws: random numbers of the losses, one for each look at
+    the picture (EoT samples times steps); by default they follow from the seed.
     Defaults: RGB(), MomentumSign(), no EoT, Sight(). Raises ValueError on pixels or mask values that are not finite, on a
     mask of another shape, and on a number of channels other than 1, 3 or 4.
     """
     check_finite(clean)
     colour, alpha = split_alpha(clean.detach().float())
     mask = _checked_mask(mask, colour)
-    run = _Run(colour, objective, space or RGB(), eot or EoT.none(), sight or Sight(), mask, low_memory, stream(seed, "eot"))
+    draws = seeded_draws(seed) if draws is None else draws
+    run = _Run(colour, objective, space or RGB(), eot or EoT.none(), sight or Sight(), mask, low_memory, stream(seed, "eot"), draws)
     yield Step(0, {}, 0.0, 0, lambda: clean)
     if steps < 1:
         return
@@ -109,10 +107,11 @@ class _Run:
         mask: Tensor | None,
         low_memory: bool,
         generator: torch.Generator,
+        draws: Iterator[Draws],
     ) -> None:
         self.colour, self.base = colour, colour.clamp(0, 1)
         self.objective, self.space, self.eot, self.sight = objective, space, eot, sight
-        self.mask, self.low_memory, self.generator = mask, low_memory, generator
+        self.mask, self.low_memory, self.generator, self.draws = mask, low_memory, generator, draws
         self.reference = Observation(sight(self.base))
 
     def update(self, variables: Variables, ascend: Ascent) -> tuple[Variables, dict[str, float], int]:
@@ -132,7 +131,8 @@ class _Run:
         totals: dict[str, Tensor] = {}
         for _ in range(self.eot.samples):
             picture = self.sight(self.space.render(self.base, leaves))
-            seen = Observation(picture, transform=self.eot.draw(self.generator), low_memory=self.low_memory)
+            transform = self.eot.draw(self.generator)
+            seen = Observation(picture, transform=transform, draws=next(self.draws), low_memory=self.low_memory)
             try:
                 losses = self.objective.backward(self.reference, seen, scale=1 / self.eot.samples)
             finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from .observation import Observation
@@ -26,7 +25,7 @@ class Loss(Protocol):
 
 @dataclass(frozen=True)
 class Term:
-    """A loss with a name and a weight: positive is maximised, negative is minimised, zero is only reported."""
+    """A loss with a name and a weight: positive is maximised, negative is minimised, zero leaves the loss out at no cost."""
 
     name: str
     weight: float
@@ -56,13 +55,13 @@ class Objective:
         the peak of memory is that of the largest term. Returns the unweighted losses by name, detached, on their device.
         """
         losses = {}
-        for index, term in enumerate(self.terms):
-            with torch.set_grad_enabled(term.weight != 0):
-                loss = term.loss(clean, adversarial)
+        terms = [term for term in self.terms if term.weight]
+        for index, term in enumerate(terms):
+            loss = term.loss(clean, adversarial)
             if loss.requires_grad:
                 (loss * (term.weight * scale)).backward()
             losses[term.name] = loss.detach()
-            later = [surrogate for following in self.terms[index + 1 :] for surrogate in following.loss.surrogates]
+            later = [surrogate for following in terms[index + 1 :] for surrogate in following.loss.surrogates]
             adversarial.release(needed=later)
         adversarial.release_picture()
         return losses

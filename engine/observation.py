@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .draws import Draws, SeededDraws
 from .picture import resize
 
 Features = tuple[Tensor, ...]
@@ -80,7 +81,16 @@ class Observation:
     A picture without grad (the clean side) is computed without grad and keeps its features as long as the object lives.
     """
 
-    def __init__(self, picture: Tensor, *, transform: Callable[[Tensor], Tensor] | None = None, low_memory: bool = False) -> None:
+    def __init__(
+        self,
+        picture: Tensor,
+        *,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        draws: Draws | None = None,
+        low_memory: bool = False,
+    ) -> None:
+        """draws: the random numbers of the losses for this look; always the same ones when left out."""
+        self.draws: Draws = SeededDraws(0) if draws is None else draws
         self._tracked = picture.requires_grad
         self._low_memory = low_memory
         self._cuts: list[_Cut] = []

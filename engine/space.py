@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -41,12 +41,15 @@ class Space(Protocol):
 class RGB:
     """A perturbation of the pixels with |perturbation| <= budget levels (L-infinity), scaled by the mask where it is soft.
 
-    random_start: begin at U(-budget, budget) instead of at the clean picture, where distances have zero gradient.
+    start_from: "budget" begins at U(-budget, budget); "clean" at the clean picture, where distances have zero gradient; "anywhere"
+    at U(-255/2, 255/2), outside of the budget until the first step, as Dormant's official code does.
+    truncated: the result's levels are rounded down, as its script writes them, and not to the nearest.
     Raises ValueError unless 1 <= budget <= 64: files hold whole levels, so less than one would change nothing.
     """
 
     budget: float = 8.0
-    random_start: bool = True
+    start_from: Literal["budget", "clean", "anywhere"] = "budget"
+    truncated: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.budget <= 64:
@@ -60,10 +63,12 @@ class RGB:
         return self.budget / LEVELS if mask is None else mask * (self.budget / LEVELS)
 
     def start(self, clean: Tensor, mask: Tensor | None, generator: torch.Generator) -> Variables:
-        if not self.random_start:
+        if self.start_from == "clean":
             return (torch.zeros_like(clean),)
         # Drawn on the CPU so that a seed gives the same start on every device.
         noise = torch.rand(clean.shape, generator=generator).to(clean) * 2 - 1
+        if self.start_from == "anywhere":
+            return ((clean + noise / 2 * (1 if mask is None else mask)).clamp(0, 1) - clean,)
         return self.project(clean, mask, (noise * self._radius(mask),))
 
     def render(self, clean: Tensor, variables: Variables) -> Tensor:
@@ -80,6 +85,7 @@ class RGB:
         allowed = torch.tensor(self.budget) if mask is None else mask * self.budget + 1e-4
         bound = allowed.floor().to(clean)
         before = to_levels(clean)
-        after = to_levels(clean + variables[0])
+        # Whole levels that arithmetic left a hair too low are not to lose one.
+        after = ((clean + variables[0]) * LEVELS + 1e-3).floor() if self.truncated else to_levels(clean + variables[0])
         after = (before + (after - before).minimum(bound).maximum(-bound)).clamp(0, LEVELS)
         return torch.where(after == before, clean, after / LEVELS)

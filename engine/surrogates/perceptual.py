@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from ..weights.reading import read_weights
 
 # Convolutions of torchvision's VGG16 `features`, in the five groups that the lpips package cuts it into.
 _VGG16_SLICES = {"slice1": (0, 2), "slice2": (5, 7), "slice3": (10, 12, 14), "slice4": (17, 19, 21), "slice5": (24, 26, 28)}
@@ -16,36 +18,22 @@ _WIDTHS = (64, 128, 256, 512, 512)
 
 
 class PerceptualNetwork(nn.Module):
-    """LPIPS with a VGG16 backbone, frozen, in eval mode.
+    """LPIPS over a backbone, frozen, in eval mode.
 
     Splits lpips's forward pass in two, so that the activations of the clean picture are computed once per run.
     """
 
-    def __init__(self, backbone: dict[str, Tensor]) -> None:
-        """backbone: a VGG16 state dict in torchvision's names (`features.0.weight` ...).
-
-        Raises KeyError with the first name that is missing.
-        """
+    def __init__(self, backbone: nn.Module, heads: Iterable[nn.Module]) -> None:
+        """backbone: scaled picture -> feature maps; heads: the linear layer of each map, [B,C,h,w] -> [B,1,h,w]."""
         super().__init__()
         # Imported here: lpips imports torchvision, which not everyone who uses the engine has.
         import lpips
 
-        with warnings.catch_warnings(), torch.device("meta"):
-            # lpips calls torchvision by names that were renamed long ago; nothing that a user could mend.
-            warnings.simplefilter("ignore", UserWarning)
-            # On the meta device, so that no random weights are drawn for a network that gets others at once.
-            self._backbone = lpips.pretrained_networks.vgg16(pretrained=False, requires_grad=False)
-            self._heads = nn.ModuleList(lpips.NetLinLayer(width, use_dropout=True) for width in _WIDTHS)
-        self._scaling = lpips.ScalingLayer()
-        layers = [(part, index, kind) for part, indices in _VGG16_SLICES.items() for index in indices for kind in ("weight", "bias")]
-        state = {f"{part}.{index}.{kind}": backbone[f"features.{index}.{kind}"].float() for part, index, kind in layers}
-        self._backbone.load_state_dict(state, assign=True)
-        heads = torch.load(Path(lpips.__file__).parent / "weights" / "v0.1" / "vgg.pth", map_location="cpu", weights_only=True)
-        self._heads.load_state_dict({key.removeprefix("lin"): value for key, value in heads.items()}, assign=True)
+        self._backbone, self._heads, self._scaling = backbone, nn.ModuleList(heads), lpips.ScalingLayer()
         self.eval().requires_grad_(False)
 
     def activations(self, image: Tensor) -> tuple[Tensor, ...]:
-        """[B,3,H,W] in [0,1], sides of 16 or more -> five channel-normalised feature maps."""
+        """[B,3,H,W] in [0,1], sides of 16 or more -> channel-normalised feature maps, five of them with VGG16."""
         # vector_norm has gradient 0 where all channels are 0; the package's square root of a sum has NaN there.
         maps = self._backbone(self._scaling(image * 2 - 1))
         return tuple(m / (torch.linalg.vector_norm(m, dim=1, keepdim=True) + 1e-10) for m in maps)
@@ -60,13 +48,35 @@ class PerceptualNetwork(nn.Module):
         return self.distance(self.activations(first), self.activations(second))
 
 
+def vgg16_network(state: dict[str, Tensor]) -> PerceptualNetwork:
+    """LPIPS from a VGG16 state dict in torchvision's names (`features.0.weight` ...) and the package's own linear heads.
+
+    Raises KeyError with the first name that is missing.
+    """
+    import lpips
+
+    with warnings.catch_warnings(), torch.device("meta"):
+        # lpips calls torchvision by names that were renamed long ago; nothing that a user could mend.
+        warnings.simplefilter("ignore", UserWarning)
+        # On the meta device, so that no random weights are drawn for a network that gets others at once.
+        backbone = lpips.pretrained_networks.vgg16(pretrained=False, requires_grad=False)
+        heads = nn.ModuleList(lpips.NetLinLayer(width, use_dropout=True) for width in _WIDTHS)
+    layers = [(part, index, kind) for part, indices in _VGG16_SLICES.items() for index in indices for kind in ("weight", "bias")]
+    backbone.load_state_dict(
+        {f"{part}.{index}.{kind}": state[f"features.{index}.{kind}"].float() for part, index, kind in layers}, assign=True
+    )
+    trained = torch.load(Path(lpips.__file__).parent / "weights" / "v0.1" / "vgg.pth", map_location="cpu", weights_only=True)
+    heads.load_state_dict({key.removeprefix("lin"): value for key, value in trained.items()}, assign=True)
+    return PerceptualNetwork(backbone, heads)
+
+
 def load_perceptual_network(path: Path) -> PerceptualNetwork:
     """Read a VGG16 file: safetensors, or a PyTorch file such as torchvision's vgg16-397923af.pth (read without unpickling code).
 
     Raises ValueError when a tensor is missing.
     """
-    state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    state = read_weights(path)
     try:
-        return PerceptualNetwork(state)
+        return vgg16_network(state)
     except KeyError as missing:
         raise ValueError(f"{path.name} is not a VGG16 file in torchvision's layout: it has no tensor {missing}.") from missing

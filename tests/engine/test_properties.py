@@ -20,7 +20,7 @@ QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCh
 sides = st.one_of(st.integers(1, 40), st.sampled_from([63, 64, 65, 127, 257]))
 budgets = st.one_of(st.integers(1, 64).map(float), st.floats(1, 64, allow_nan=False))
 updates = st.sampled_from([MomentumSign(2.0), Sign(3.0), Adam(1.0)])
-spaces = st.builds(RGB, budgets, random_start=st.booleans())
+spaces = st.builds(RGB, budgets, start_from=st.sampled_from(["budget", "clean", "anywhere"]), truncated=st.booleans())
 
 
 @st.composite

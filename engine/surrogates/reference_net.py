@@ -1,0 +1,166 @@
+"""ReferenceNets: the UNets that pose-driven animators read a portrait with.
+
+Four published formats, told apart by their keys: AnimateAnyone's reference_unet (Hu et al. 2024, as released by
+MooreThreads), MagicAnimate's appearance_encoder (Xu et al. 2024), MagicPose's appearance_control_model (Chang et al. 2024), and
+any UNet of Stable Diffusion 1.5, from which the other three were fine-tuned and which can stand in for them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from ..half import with_scaled_gradient
+from ..weights.reading import WeightsError, read_weights
+from .sd_unet import GROUPS, HEADS, State, check_family, fill, from_ldm, on_meta, spatial_blocks, unet_config
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a published ReferenceNet is used.
+
+    timestep: the one that it is always asked at; None asks it at the animator's own. context: what its cross-attention
+    reads, the photo's CLIP embedding or the empty prompt. `published` is False for a stand-in.
+    """
+
+    name: str
+    timestep: int | None
+    context: Literal["image", "text"]
+    published: bool = True
+
+
+ANIMATE_ANYONE = Format("AnimateAnyone", 0, "image")
+MAGIC_ANIMATE = Format("MagicAnimate", None, "text")
+MAGIC_POSE = Format("MagicPose", None, "text")
+SD15 = Format("SD 1.5 (transfer surrogate)", 0, "text", published=False)
+
+_MAGIC_POSE_PREFIX = "appearance_control_model."
+_CHECKPOINT_PREFIX = "model.diffusion_model."
+# MagicPose's pose encoder, which its reference branch never runs; the last layers of a UNet, behind the last feature.
+_UNUSED = ("input_hint_block.", "out.", "conv_norm_out.", "conv_out.")
+
+
+class ReferenceNet(nn.Module):
+    """A UNet up to the last self-attention input, which is all that animators and Dormant read of it."""
+
+    def __init__(self, unet: UNet2DConditionModel, format: Format) -> None:
+        """unet: as `truncated_unet` makes it."""
+        super().__init__()
+        self.unet, self.format = unet, format
+        self.names: tuple[str, ...] = tuple(name for name, _ in spatial_blocks(unet))
+        self._seen: list[Tensor] | None = None
+        for _, block in spatial_blocks(unet):
+            cast(nn.Module, block.norm1).register_forward_hook(self._tap)
+
+    @property
+    def checkpointing(self) -> bool:
+        """Recompute activations in the backward pass instead of keeping them."""
+        return bool(self.unet.is_gradient_checkpointing)
+
+    @checkpointing.setter
+    def checkpointing(self, wanted: bool) -> None:
+        (self.unet.enable_gradient_checkpointing if wanted else self.unet.disable_gradient_checkpointing)()
+
+    def forward(self, latent: Tensor, timestep: int, context: Tensor) -> tuple[Tensor, ...]:
+        """What enters each spatial self-attention (the output of `norm1`), one [B,tokens,C] for each of `names`.
+
+        latent: [B,4,h,w] as UNets see it (scaled); context: [B,T,D]. Features are in the network's dtype.
+        """
+        dtype = self.unet.dtype
+
+        def run(latent: Tensor, context: Tensor) -> tuple[Tensor, ...]:
+            self._seen = []
+            try:
+                self.unet(latent.to(dtype), torch.tensor(timestep, device=latent.device), context.to(dtype), return_dict=False)
+                return tuple(self._seen)
+            finally:
+                # Off outside of this call: checkpointing runs blocks a second time during the backward pass.
+                self._seen = None
+
+        return with_scaled_gradient(run, latent, context) if dtype == torch.float16 else run(latent, context)
+
+    def _tap(self, module: nn.Module, inputs: object, output: Tensor) -> None:
+        if self._seen is not None:
+            self._seen.append(output)
+
+
+class _LastAttention(nn.Module):
+    """The last spatial block up to its `norm1`, under the names that the whole block has; what follows is never used."""
+
+    def __init__(self, whole: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.proj_in = whole.norm, whole.proj_in
+        block = nn.Module()
+        block.norm1 = whole.transformer_blocks[0].norm1  # type: ignore[index, union-attr]
+        self.transformer_blocks = nn.ModuleList([block])
+
+    def forward(self, hidden: Tensor, **_: object) -> tuple[Tensor]:
+        tokens = cast(nn.Module, self.proj_in)(cast(nn.Module, self.norm)(hidden)).flatten(2).transpose(1, 2)
+        cast(nn.Module, self.transformer_blocks[0].norm1)(tokens)
+        return (hidden,)
+
+
+def truncated_unet(state: State, *, heads: int, groups: int) -> UNet2DConditionModel:
+    """diffusers' UNet without weights, of the layout that `state` has, cut after its last `norm1`."""
+    config = unet_config(state, heads=heads, groups=groups)
+    # diffusers calls the number of heads attention_head_dim here, a mistake of its own that it keeps.
+    config["attention_head_dim"] = config.pop("heads")
+    for key in ("down_block_types", "up_block_types"):
+        config[key] = tuple(f"{kind}2D" for kind in config[key])
+    unet = cast(UNet2DConditionModel, on_meta(lambda: UNet2DConditionModel(**config)))
+    attentions = cast(nn.ModuleList, unet.up_blocks[-1].attentions)
+    attentions[-1] = _LastAttention(attentions[-1])
+    unet.conv_norm_out, unet.conv_out = None, nn.Identity()
+    return unet
+
+
+def load_reference_net(path: Path, *, dtype: torch.dtype = torch.float32, heads: int = HEADS, groups: int = GROUPS) -> ReferenceNet:
+    """Read a ReferenceNet of any of the four formats, frozen, in eval mode, on the CPU.
+
+    heads, groups: of attention and GroupNorm, which no file tells; the defaults are those of every published network.
+    Raises WeightsError, one sentence, for a file that is none, naming the tensors that are missing or unknown.
+    """
+    return reference_net(read_weights(path), path.name, dtype=dtype, heads=heads, groups=groups)
+
+
+def reference_net(state: State, name: str, *, dtype: torch.dtype = torch.float32, heads: int = HEADS, groups: int = GROUPS) -> ReferenceNet:
+    """As `load_reference_net`, from tensors that were read from a file called `name`."""
+    state, format, unknown = _recognise(state, name)
+    check_family(state, name)
+    try:
+        unet = truncated_unet(state, heads=heads, groups=groups)
+    except (KeyError, ValueError) as error:
+        raise _no_reference_net(name) from error
+    tail = f"up_blocks.{len(unet.up_blocks) - 1}.attentions.{len(unet.up_blocks[-1].attentions) - 1}."
+    state = {key: tensor for key, tensor in state.items() if key in unet.state_dict() or not key.startswith((*_UNUSED, tail))}
+    fill(unet, state, dtype, name=name, what=f"a ReferenceNet in {format.name}'s format", unknown=unknown)
+    return ReferenceNet(unet, format)
+
+
+def _recognise(state: State, name: str) -> tuple[State, Format, set[str]]:
+    """Tensors in diffusers' names, the format, and names that have no place in it."""
+    for prefix, format in ((_MAGIC_POSE_PREFIX, MAGIC_POSE), (_CHECKPOINT_PREFIX, SD15), ("", SD15)):
+        if f"{prefix}input_blocks.0.0.weight" in state:
+            converted, unknown = from_ldm(state, prefix, name)
+            return converted, format, {key for key in unknown if not key.removeprefix(prefix).startswith(_UNUSED)}
+    if any(".motion_modules." in key for key in state):
+        raise WeightsError(f"{name} is an animator's denoiser or motion module: choose its reference_unet here, or use Load Pose Animator.")
+    if "conv_in.weight" not in state or not any(key.startswith("down_blocks.") for key in state):
+        raise _no_reference_net(name)
+    if "conv_out.weight" in state:
+        return state, SD15, set()
+    last = max((key for key in state if key.startswith("up_blocks.") and key.endswith("transformer_blocks.0.norm1.weight")), default="")
+    whole = last.replace("norm1.weight", "attn1.to_q.weight") in state
+    return state, ANIMATE_ANYONE if whole else MAGIC_ANIMATE, set()
+
+
+def _no_reference_net(name: str) -> WeightsError:
+    return WeightsError(
+        f"{name} is not a ReferenceNet: choose AnimateAnyone's reference_unet.pth, MagicAnimate's appearance_encoder, MagicPose's "
+        "model_state-110000.th or a Stable Diffusion 1.5 model."
+    )

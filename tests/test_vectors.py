@@ -1,0 +1,69 @@
+"""Our mathematics against numbers of the authors' own code: a part on every machine, the whole set where it lies at hand."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from vectors import checks
+
+ROOT = Path(__file__).parents[1]
+PART = ROOT / "tests" / "data" / "dormant"
+SCRIPT = ROOT / "tests" / "vectors.py"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_the_committed_part_of_the_official_numbers() -> None:
+    rows = list(checks(PART))
+    assert [row.name for row in rows if not row.passed] == []
+    for told in ("latent, tiled", "MagicAnimate feature 15", "denoiser, with bank", "tiled gradient of loss_app, direction"):
+        assert told in [row.name for row in rows]
+
+
+def test_all_of_the_official_numbers(shared: Path) -> None:
+    rows = list(checks(shared / "vectors" / "golden"))
+    assert [row.name for row in rows if not row.passed] == []
+    for told in ("tiled run after 10", "untiled run after 10", "gradient of the whole at the official start, size"):
+        assert told in [row.name for row in rows]
+
+
+def test_a_network_that_is_slightly_off_is_missed(tmp_path: Path) -> None:
+    """Guards the two tests above; and the command says so with its exit code."""
+    folder = tmp_path / "part"
+    shutil.copytree(PART, folder)
+    for packed in ("weights/pose_guider", "weights/clip"):
+        (folder / f"{packed}.safetensors.xz").unlink()
+    whole = subprocess.run([sys.executable, str(SCRIPT), str(folder)], capture_output=True, text=True, check=False)
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    assert "MISS" not in whole.stdout
+    file = folder / "vectors" / "b_appearance.safetensors"
+    import lzma
+
+    packed = file.with_name(f"{file.name}.xz")
+    file.write_bytes(lzma.decompress(packed.read_bytes()))
+    packed.unlink()
+    numbers = load_file(file)
+    numbers["latents"] = numbers["latents"] * 1.001
+    save_file(numbers, file)
+    spoilt = subprocess.run([sys.executable, str(SCRIPT), str(folder)], capture_output=True, text=True, check=False)
+    assert spoilt.returncode == 1
+    assert "MISS MagicAnimate feature 15" in spoilt.stdout
+
+
+def test_a_folder_that_is_no_set(tmp_path: Path) -> None:
+    outcome = subprocess.run([sys.executable, str(SCRIPT), str(tmp_path)], capture_output=True, text=True, check=False)
+    assert outcome.returncode == 1
+    assert "is none of the sets known here" in outcome.stderr
