@@ -1,0 +1,85 @@
+"""Large networks that take turns on a device too small for all of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+Weights = dict[str, Tensor]
+
+
+@contextlib.contextmanager
+def one_at_a_time(networks: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
+    """While it lasts, only the network that was called last has its weights on `device`, and the next one's are on their way.
+
+    Which comes next is learned from the first round. A network's backward pass must end before another network is called,
+    as Observation(low_memory=True) and Objective see to. Weights are never changed; afterwards they are where they were.
+    """
+    turns = _Turns(networks, device)
+    hooks = [network.register_forward_pre_hook(partial(turns.take, index)) for index, network in enumerate(networks)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        turns.end()
+
+
+class _Turns:
+    def __init__(self, networks: Sequence[nn.Module], device: torch.device) -> None:
+        self._networks, self._device = networks, device
+        self._homes = [_tensors(network) for network in networks]
+        self._sources = [_pinned(home) if device.type == "cuda" else home for home in self._homes]
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._current: int | None = None
+        self._after: dict[int, int] = {}
+        self._coming: tuple[int, Weights] | None = None
+
+    def take(self, index: int, module: nn.Module, inputs: object) -> None:
+        """Called before a network's forward pass."""
+        if index == self._current:
+            return
+        if self._current is not None:
+            self._after[self._current] = index
+            _assign(self._networks[self._current], self._homes[self._current])
+        arrived = self._coming[1] if self._coming is not None and self._coming[0] == index else None
+        self._coming = None
+        _assign(self._networks[index], self._arrival(self._copies(index) if arrived is None else arrived))
+        self._current = index
+        if index in self._after:
+            self._coming = (self._after[index], self._copies(self._after[index]))
+
+    def end(self) -> None:
+        if self._current is not None:
+            _assign(self._networks[self._current], self._homes[self._current])
+        self._current = self._coming = None
+
+    def _copies(self, index: int) -> Weights:
+        with torch.cuda.stream(self._stream) if self._stream is not None else contextlib.nullcontext():
+            return {name: tensor.to(self._device, non_blocking=True, copy=True) for name, tensor in self._sources[index].items()}
+
+    def _arrival(self, weights: Weights) -> Weights:
+        """The same weights, once they are complete and known to belong to the computing stream."""
+        if self._stream is not None:
+            computing = torch.cuda.current_stream(self._device)
+            computing.wait_stream(self._stream)
+            for tensor in weights.values():
+                tensor.record_stream(computing)
+        return weights
+
+
+def _tensors(network: nn.Module) -> Weights:
+    return {name: tensor.data for name, tensor in (*network.named_parameters(), *network.named_buffers())}
+
+
+def _pinned(weights: Weights) -> Weights:
+    return {name: tensor.cpu().pin_memory() for name, tensor in weights.items()}
+
+
+def _assign(network: nn.Module, weights: Weights) -> None:
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        tensor.data = weights[name]
