@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -30,6 +32,20 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(image.shape[-2:]) == size:
         return image
     return F.interpolate(image, size=size, mode="bilinear", antialias=True)
+
+
+def squash(image: Tensor, side: int) -> Tensor:
+    """[B,1 or 3,H,W] in [0,1] -> [B,1 or 3,side,side] on the 8-bit grid, by Pillow's bicubic filter and without keeping the aspect.
+
+    Not differentiable: how Dormant's official code prepares a photo.
+    """
+
+    def one(picture: Tensor) -> Tensor:
+        levels = to_levels(picture.float()).byte().permute(1, 2, 0).cpu().numpy()
+        small = Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels).resize((side, side), Image.Resampling.BICUBIC)
+        return torch.from_numpy(np.array(small)).view(side, side, -1).permute(2, 0, 1).float() / LEVELS
+
+    return torch.stack([one(picture) for picture in image]).to(image.device)
 
 
 def amplified(clean: Tensor, protected: Tensor, *, budget: float) -> Tensor:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .animators import AnimatePose, LoadPoseAnimator, LoadReferenceNet
+from .dormant import Dormant
 from .eot import EoTNode
 from .evaluate import PerturbationVisibility
-from .losses_dormant import CLIPSemanticLoss, LPIPSPenalty, VAELatentLoss
+from .losses_dormant import CLIPSemanticLoss, FrameIncoherenceLoss, LPIPSPenalty, ReferenceNetFeatureLoss, VAELatentLoss
 from .protect import CombineLosses, Protect
 from .save import SaveProtectedImage
 
@@ -14,12 +16,18 @@ from .save import SaveProtectedImage
 class StillguardExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
+            LoadReferenceNet,
+            LoadPoseAnimator,
             VAELatentLoss,
             CLIPSemanticLoss,
+            ReferenceNetFeatureLoss,
+            FrameIncoherenceLoss,
             LPIPSPenalty,
             CombineLosses,
             EoTNode,
             Protect,
+            Dormant,
+            AnimatePose,
             PerturbationVisibility,
             SaveProtectedImage,
         ]

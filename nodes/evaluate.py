@@ -10,7 +10,7 @@ from ..engine.metrics.visibility import Visibility
 from ..engine.weights.catalogue import catalogue
 from .bridge.measure import measure_visibility
 from .bridge.progress import show_text
-from .model_files import file_choices, find_file
+from .model_files import choices, find_file
 
 WITHOUT_LPIPS = "none"
 
@@ -30,7 +30,7 @@ class PerturbationVisibility(io.ComfyNode):
                 io.Image.Input("protected"),
                 io.Combo.Input(
                     "lpips_backbone",
-                    options=[WITHOUT_LPIPS, *file_choices(catalogue()["lpips_vgg16"])],
+                    options=[WITHOUT_LPIPS, *choices([catalogue()["lpips_vgg16"]])],
                     tooltip="VGG16 weights in models/stillguard; none leaves LPIPS out.",
                 ),
             ],

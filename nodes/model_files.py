@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import folder_paths
@@ -17,14 +18,29 @@ def register_model_folders() -> None:
     with contextlib.suppress(OSError):  # a read-only models folder may still hold everything elsewhere
         ours.mkdir(parents=True, exist_ok=True)
     folder_paths.add_model_folder_path("stillguard", str(ours))
-    folder_paths.folder_names_and_paths["stillguard"][1].update(folder_paths.supported_pt_extensions)
+    # MagicPose is published as .th.
+    folder_paths.folder_names_and_paths["stillguard"][1].update(folder_paths.supported_pt_extensions | {".th"})
     folder_paths.add_model_folder_path("vae", str(SHIPPED.parent))
 
 
-def file_choices(entry: Entry) -> list[str]:
-    """Names for a combo: the catalogue's own name first, present or not, then every other file of the folder."""
-    found = folder_paths.get_filename_list(entry.folder)
-    return [entry.file, *(name for name in found if name != entry.file)]
+def choices(entries: Sequence[Entry], *, others: Sequence[str] = ()) -> list[str]:
+    """Names for a combo: the catalogue's own first, present or not, then every other file of the folder.
+
+    others: further folders, whose files follow as `folder/name`.
+    """
+    names = [entry.file for entry in entries]
+    found = folder_paths.get_filename_list(entries[0].folder)
+    elsewhere = [f"{folder}/{name}" for folder in others for name in folder_paths.get_filename_list(folder)]
+    return [*names, *(name for name in found if name not in names), *elsewhere]
+
+
+def chosen_file(entries: Sequence[Entry], name: str, *, others: Sequence[str] = ()) -> Path:
+    """Full path of what `choices` offered. Raises FileNotFoundError saying what is missing and where to get it."""
+    folder, _, inner = name.partition("/")
+    if folder in others and (path := folder_paths.get_full_path(folder, inner)) is not None:
+        return Path(path)
+    entry = next((entry for entry in entries if name in entry.names), entries[0])
+    return find_file(entry, name)
 
 
 def find_file(entry: Entry, name: str) -> Path:

@@ -34,6 +34,35 @@ class CombineLosses(io.ComfyNode):
         return io.NodeOutput(tuple(spec for group in losses.values() if group is not None for spec in group))
 
 
+def steps_input() -> io.Int.Input:
+    tooltip = "Each step runs every surrogate forward and backward once."
+    return io.Int.Input("steps", default=100, min=0, max=100000, tooltip=tooltip)
+
+
+def seed_input() -> io.Int.Input:
+    tooltip = "Same seed, same graph, same machine: same picture, up to the rounding of GPU kernels."
+    return io.Int.Input("seed", default=0, min=0, max=2**63 - 1, control_after_generate=True, tooltip=tooltip)
+
+
+def working_size_input() -> io.Int.Input:
+    tooltip = "Longer side at which the models see the photo. The photo itself keeps its size."
+    return io.Int.Input("working_size", default=512, min=64, max=8192, step=8, tooltip=tooltip)
+
+
+def memory_input() -> io.Combo.Input:
+    tooltip = "Low memory recomputes instead of keeping, and UNets take turns on the GPU: slower, same result up to rounding."
+    return io.Combo.Input("memory", options=["fast", "low memory"], tooltip=tooltip)
+
+
+def eot_input(tooltip: str) -> io.Custom.Input:
+    return EoTSocket.Input("eot", optional=True, tooltip=tooltip)
+
+
+def mask_input() -> io.Mask.Input:
+    tooltip = "0: untouched to the bit; between, it scales the budget. Load Image's mask marks transparency: invert it."
+    return io.Mask.Input("mask", optional=True, tooltip=tooltip)
+
+
 def _update_input() -> io.DynamicCombo.Input:
     def step(tooltip: str) -> io.Float.Input:
         return io.Float.Input("step", default=1.0, min=0.01, max=64.0, step=0.01, tooltip=tooltip)
@@ -87,35 +116,13 @@ class Protect(io.ComfyNode):
                     step=0.5,
                     tooltip="Largest change of a channel in 8-bit levels, up to 64; 8 is hard to see, 16 is strong.",
                 ),
-                io.Int.Input("steps", default=100, min=0, max=100000, tooltip="Each step runs every surrogate forward and backward once."),
+                steps_input(),
                 _update_input(),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**63 - 1,
-                    control_after_generate=True,
-                    tooltip="Same seed, same graph, same machine: same picture, up to the rounding of GPU kernels.",
-                ),
-                io.Int.Input(
-                    "working_size",
-                    default=512,
-                    min=64,
-                    max=8192,
-                    step=8,
-                    tooltip="Longer side at which the models see the photo. The photo itself keeps its size.",
-                ),
-                io.Combo.Input(
-                    "memory",
-                    options=["fast", "low memory"],
-                    tooltip="Low memory recomputes shared features instead of keeping them: slower, same result up to rounding.",
-                ),
-                EoTSocket.Input("eot", optional=True, tooltip="Makes the protection survive transformations."),
-                io.Mask.Input(
-                    "mask",
-                    optional=True,
-                    tooltip="0: untouched to the bit; between, it scales the budget. Load Image's mask marks transparency: invert it.",
-                ),
+                seed_input(),
+                working_size_input(),
+                memory_input(),
+                eot_input("Makes the protection survive transformations."),
+                mask_input(),
             ],
             outputs=[
                 io.Image.Output("protected", display_name="protected"),

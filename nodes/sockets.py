@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 LossSocket = io.Custom("STILLGUARD_LOSS")
 EoTSocket = io.Custom("STILLGUARD_EOT")
+ReferenceNetSocket = io.Custom("STILLGUARD_REFERENCE_NET")
+PoseAnimatorSocket = io.Custom("STILLGUARD_POSE_ANIMATOR")
 
 
 class LossSpec(Protocol):
@@ -23,7 +25,9 @@ class LossSpec(Protocol):
     """
 
     drives: ClassVar[bool]
-    edits_in_place: ClassVar[bool]
+
+    @property
+    def edits_in_place(self) -> bool: ...
 
     @property
     def name(self) -> str: ...

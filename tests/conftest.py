@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bench import cpu_shim
-from bench.home import save_astronaut
+from bench import animator_files, cpu_shim
+from bench.home import save_astronaut, save_example_poses
 from bench.paths import BENCH
 from bench.server import ComfyServer
 from bench.weights import lpips_backbone
@@ -53,9 +53,12 @@ def server(tmp_path_factory: pytest.TempPathFactory, vgg_file: Path) -> Iterator
     base = tmp_path_factory.mktemp("comfy")
     (base / "input").mkdir()
     save_astronaut(base / "input" / "astronaut.png")
+    save_example_poses(base / "input")
     weights = base / "models" / "stillguard"
     weights.mkdir(parents=True)
     shutil.copy(vgg_file, weights)
+    animator_files.publish(weights)
+    animator_files.stable_diffusion(base / "models" / "checkpoints")
     # One thread: with more, small networks spend their time waiting for each other on a busy machine.
     with ComfyServer(base, packs=[ROOT / "tests" / "testkit"], threads=1) as running:
         yield running

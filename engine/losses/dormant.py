@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..observation import Features, ImageEncoder, LatentEncoder, Observation
+from ..picture import resize
 from ..surrogates.perceptual import PerceptualNetwork
 from ..surrogates.sd_unet import LATENT_SCALE
 
@@ -165,9 +166,10 @@ class FrameIncoherence:
     """Eq 10: alignment * mean_i D(E(x), z_i) + consistency * mean_{i<j} D(z_i, z_j) over the frames that an animator predicts.
 
     z_i is the estimate of the clean frame i from one denoiser call at a drawn timestep, with classifier-free guidance.
-    pose: pictures [frames,3,h,w] in [0,1], or one for all frames. signal: cumulative alphas of the schedule, by timestep.
-    noised: start from the noised clean latent, as animators do in their late steps; the official code starts from pure noise,
-    of which the estimate at late steps is mostly made. guidance 1 leaves the unconditional row out. Needs frames >= 2.
+    pose: pictures [frames,3,H,W] in [0,1], or one for all frames, resized to the working size. signal: cumulative alphas of the
+    schedule, by timestep. noised: start from the noised clean latent, as animators do in their late steps; the official code
+    starts from pure noise, of which the estimate at late steps is mostly made. guidance 1 leaves the unconditional row out.
+    Needs frames >= 2.
     """
 
     animator: Denoiser
@@ -199,7 +201,8 @@ class FrameIncoherence:
         noise = adversarial.draws.normal("frames", (*target.shape[:2], self.frames, *target.shape[3:])).to(target)
         signal, rest = (float(value) ** 0.5 for value in (self.signal[timestep], 1 - self.signal[timestep]))
         noisy = signal * target + rest * noise if self.noised else noise
-        (pose,) = clean.features(self.animator, ("pose", id(self.pose)), lambda: (self.animator.guide(self.pose),))
+        size = (clean.image.shape[-2], clean.image.shape[-1])
+        (pose,) = clean.features(self.animator, ("pose", id(self.pose)), lambda: (self.animator.guide(resize(self.pose, size)),))
         pose = pose.expand(self.frames, -1, -1, -1)
         # Read before the animator runs: its graph is then the newest, and freed first.
         tokens, bank = self.reference.tokens(adversarial), self.reference.bank(adversarial, 0)

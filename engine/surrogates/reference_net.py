@@ -58,6 +58,11 @@ class ReferenceNet(nn.Module):
             cast(nn.Module, block.norm1).register_forward_hook(self._tap)
 
     @property
+    def context_dim(self) -> int:
+        """Width of the embeddings that cross-attention reads."""
+        return int(self.unet.config["cross_attention_dim"])
+
+    @property
     def checkpointing(self) -> bool:
         """Recompute activations in the backward pass instead of keeping them."""
         return bool(self.unet.is_gradient_checkpointing)

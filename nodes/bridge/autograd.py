@@ -72,6 +72,20 @@ def _cast_to_working_dtypes(model: nn.Module) -> None:
             part._buffers[name] = buffer.to(getattr(part, f"{name}_comfy_model_dtype", None) or buffer.dtype)
 
 
+def make_ordinary(model: nn.Module) -> None:
+    """Replace weights that became inference tensors, as they do where ComfyUI moves a model while another node runs.
+
+    Call inside `autograd_session`.
+    """
+    for part in model.modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            if parameter.is_inference():
+                part._parameters[name] = nn.Parameter(parameter.detach().clone(), requires_grad=False)
+        for name, buffer in list(part.named_buffers(recurse=False)):
+            if buffer.is_inference():
+                part._buffers[name] = buffer.clone()
+
+
 def ordinary(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor from another node as an ordinary one; call inside `autograd_session`."""
     return tensor.detach().clone()

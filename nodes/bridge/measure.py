@@ -15,9 +15,8 @@ from .surrogates import Surrogates
 @torch.no_grad()
 def measure_visibility(clean: Tensor, protected: Tensor, *, lpips_backbone: Path | None) -> list[Visibility]:
     """Visibility of [B,C,H,W] pictures; LPIPS with the given VGG16 file, or left out."""
-    surrogates, network = Surrogates(), None
-    if lpips_backbone is not None:
-        network = surrogates.perceptual(lpips_backbone)
-        surrogates.load(height=LPIPS_LONGEST, width=LPIPS_LONGEST)
+    surrogates = Surrogates()
+    network = None if lpips_backbone is None else surrogates.perceptual(lpips_backbone)
     device = comfy.model_management.get_torch_device()
-    return visibility(clean.to(device), protected.to(device), lpips=network)
+    with surrogates.resident(height=LPIPS_LONGEST, width=LPIPS_LONGEST, low_memory=False):
+        return visibility(clean.to(device), protected.to(device), lpips=network)

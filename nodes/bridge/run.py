@@ -12,7 +12,7 @@ from torch import Tensor
 from ...engine.attack import Step, protect
 from ...engine.objective import Objective, Term
 from ...engine.observation import Sight
-from ...engine.picture import amplified, check_finite
+from ...engine.picture import amplified, check_finite, resize, split_alpha, squash
 from ...engine.space import RGB
 from ...engine.transforms import EoT
 from ...engine.update import Update
@@ -47,7 +47,7 @@ def protect_images(
     cancelled.
     """
     device, out = comfy.model_management.get_torch_device(), comfy.model_management.intermediate_device()
-    edits = any(spec.edits_in_place for spec in losses)
+    edits = any(spec.edits_in_place for spec in losses if spec.weight)
     with autograd_session():
         surrogates = Surrogates()
         objective = _objective(losses, surrogates)
@@ -56,17 +56,23 @@ def protect_images(
         masks = None if mask is None else _matching(ordinary(mask), clean, settings.space.budget)
         sight = Sight(longest=settings.longest, multiple=surrogates.multiple)
         height, width = sight.size(clean.shape[-2], clean.shape[-1])
-        surrogates.load(height=height, width=width)
         progress = Progress(clean.shape[0] * settings.steps, node_id=node_id)
         results = []
-        for index, picture in enumerate(clean):
-            run = replace(settings, seed=settings.seed + index)
-            own_mask = None if masks is None else masks[index % masks.shape[0]][None].to(device)
-            steps = _Steps(picture[None].to(device), objective, run, sight, own_mask, edits)
-            results.append(steps.run(progress, before=index * settings.steps).to(out))
+        with surrogates.resident(height=height, width=width, low_memory=settings.low_memory):
+            for index, picture in enumerate(clean):
+                run = replace(settings, seed=settings.seed + index)
+                own_mask = None if masks is None else masks[index % masks.shape[0]][None].to(device)
+                steps = _Steps(picture[None].to(device), objective, run, sight, own_mask, edits)
+                results.append(steps.run(progress, before=index * settings.steps).to(out))
         protected = torch.cat(results)
         perturbation = amplified(clean.to(out), protected, budget=settings.space.budget).expand(-1, 3, -1, -1)
     return protected.movedim(1, -1), perturbation.movedim(1, -1)
+
+
+def squashed(images: Tensor, mask: Tensor | None, side: int) -> tuple[Tensor, Tensor | None]:
+    """IMAGE and MASK at side x side with another aspect, colour only, as Dormant's official code begins."""
+    colour = squash(split_alpha(images.movedim(-1, 1))[0], side).movedim(1, -1)
+    return colour, None if mask is None else resize(mask[:, None] if mask.ndim == 3 else mask[None, None], (side, side))[:, 0]
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,8 @@ def _objective(losses: Losses, surrogates: Surrogates) -> Objective:
             "connect a loss such as VAE Latent Loss with a weight above 0."
         )
     terms: list[Term] = []
-    for spec in losses:
+    # A loss without weight is not even built, so that its models take no memory.
+    for spec in (spec for spec in losses if spec.weight):
         again = sum(term.name.split(" #")[0] == spec.name for term in terms)
         terms.append(Term(f"{spec.name} #{again + 1}" if again else spec.name, spec.weight, spec.build(surrogates)))
     return Objective(tuple(terms))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 WIDTHS = (32, 64, 64, 64)
@@ -28,7 +28,7 @@ def random_state(shapes: dict[str, tuple[int, ...]], seed: int, dtype: torch.dty
         if len(shape) > 1:
             # Cheaper than normal numbers, which for a billion weights take minutes; of the same variance.
             fan_in = max(1, torch.Size(shape[1:]).numel())
-            return (torch.rand(shape, generator=generator) - 0.5) * (12 / fan_in) ** 0.5
+            return torch.rand(shape, generator=generator).sub(0.5).mul((12 / fan_in) ** 0.5)
         return torch.ones(shape) if key.endswith("weight") else torch.zeros(shape)
 
     return {key: tensor(key, shape).to(dtype) for key, shape in shapes.items()}
@@ -72,6 +72,15 @@ def animate_anyone(folder: Path, *, seed: int = 0, context: int = 32, widths: tu
         "pose_guider": guider,
     }
     return {name: write(folder / f"{name}.safetensors", random_state(shapes, seed + i)) for i, (name, shapes) in enumerate(parts.items())}
+
+
+def publish(folder: Path, *, context: int = 32) -> None:
+    """Small networks under the names and in the containers of the public files."""
+    for name, file in animate_anyone(folder, context=context).items():
+        torch.save(load_file(file), folder / f"{name}.pth")
+        file.unlink()
+    magic_animate(folder, context=context).rename(folder / "magicanimate_appearance_encoder.safetensors")
+    magic_pose(folder, context=context)
 
 
 def original_names(key: str) -> Iterator[str]:

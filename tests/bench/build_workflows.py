@@ -6,7 +6,6 @@ The page decides how a workflow is written down (widget order, dynamic inputs, v
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ from .browser import Frontend, frontend
 from .home import prepare_home
 from .paths import ROOT
 from .server import ComfyServer
+from .workflow_node import Node
+from .workflows_dormant import ATTACK_DORMANT, PROTECT_DORMANT
 
 _BUILD = """async nodes => {
     const wait = () => new Promise(done => setTimeout(done, 80));
@@ -44,19 +45,6 @@ _BUILD = """async nodes => {
     for (const n of nodes) if (n.size) made[n.key].setSize(n.size);
     return (await app.graphToPrompt()).workflow;
 }"""
-
-
-@dataclass(frozen=True)
-class Node:
-    """One node to draw. links: input name -> (key of the node it comes from, output number)."""
-
-    key: str
-    type: str
-    pos: tuple[int, int]
-    size: tuple[int, int] | None = None
-    title: str | None = None
-    widgets: dict[str, Any] = field(default_factory=dict)
-    links: dict[str, tuple[str, int]] = field(default_factory=dict)
 
 
 NOTE = """## Protect a portrait
@@ -149,7 +137,12 @@ PROTECT_FIRST_TRY = [
     _shown("perturbation", "Amplified perturbation", "perturbation", (1720, 40), ("protect", 1)),
 ]
 
-WORKFLOWS = {"protect_portrait": PROTECT_PORTRAIT, "protect_first_try": PROTECT_FIRST_TRY}
+WORKFLOWS = {
+    "protect_portrait": PROTECT_PORTRAIT,
+    "protect_first_try": PROTECT_FIRST_TRY,
+    "protect_dormant": PROTECT_DORMANT,
+    "attack_dormant": ATTACK_DORMANT,
+}
 
 
 def build(page: Frontend, nodes: list[Node]) -> dict[str, Any]:

@@ -16,8 +16,18 @@ def prepare_home() -> Path:
     photo = base / "input" / PHOTO
     if not photo.is_file():
         save_astronaut(photo)
+    save_example_poses(photo.parent)
     lpips_backbone(base / "models" / "stillguard")
     return base
+
+
+def save_example_poses(folder: Path) -> None:
+    """`pose.png`, the example photo's pose, and `pose.mp4`, poses to move through; files that are there stay."""
+    from .pose_clip import save_pose, save_pose_clip
+
+    for name, save in (("pose.png", save_pose), ("pose.mp4", save_pose_clip)):
+        if not (folder / name).is_file():
+            save(folder / name)
 
 
 def save_astronaut(path: Path) -> None:

@@ -1,0 +1,130 @@
+"""Differentiable views of ComfyUI's sockets."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Literal
+
+import comfy.clip_vision
+import comfy.sd
+import comfy.utils
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...engine.half import with_scaled_gradient
+from ...engine.surrogates.image_encoder import nearest_signed
+from .autograd import independent_copy
+
+
+class DifferentiableVAE:
+    """A VAE socket's encoder with gradients: what VAE.encode computes, without its tiling fallback and batching."""
+
+    def __init__(self, vae: comfy.sd.VAE) -> None:
+        vae.throw_exception_if_invalid()
+        _refuse_missing_encoder(vae)
+        self._vae = vae
+        self.patcher = independent_copy(vae.patcher)
+
+    @property
+    def multiple(self) -> int:
+        """Both sides of the picture must be multiples of it."""
+        return int(self._vae.spacial_compression_encode())
+
+    def memory_required(self, height: int, width: int) -> float:
+        """Core's estimate of the bytes that encoding one picture takes."""
+        shape = (1, 3, 1, height, width) if self._vae.latent_dim == 3 else (1, 3, height, width)
+        return float(self._vae.memory_used_encode(shape, self._vae.vae_dtype))
+
+    def _encode(self, image: Tensor) -> Tensor:
+        pixels = self._vae.vae_encode_crop_pixels(image.movedim(1, -1)).movedim(-1, 1)
+        pixels = pixels.unsqueeze(2) if self._vae.latent_dim == 3 else pixels
+        pixels = self._vae.process_input(pixels).to(self._vae.vae_dtype)
+        model = self.patcher.model
+        if getattr(model, "comfy_has_chunked_io", False):
+            latent = model.encode(pixels, device=self._vae.device)
+        else:
+            latent = model.encode(pixels.to(self._vae.device))
+        latent = latent.to(device=image.device, dtype=torch.float32)
+        formatted: Tensor = latent if self._vae.format_encoded is None else self._vae.format_encoded(latent)
+        return formatted
+
+    def encode(self, image: Tensor) -> Tensor:
+        """[B,3,H,W] in [0,1] -> latent as core's VAE Encode returns it, fp32."""
+        if self._vae.vae_dtype != torch.float16:
+            return self._encode(image)
+        (latent,) = with_scaled_gradient(lambda image: (self._encode(image),), image)
+        return latent
+
+
+def _refuse_missing_encoder(vae: comfy.sd.VAE) -> None:
+    """Core loads a decoder-only file without complaint and leaves the encoder's weights uninitialised."""
+    reload = vae.patcher.cached_patcher_init
+    has_encoder = any("encoder" in name for name in vae.first_stage_model.state_dict())
+    if reload is None or not has_encoder or not isinstance(reload[1][0], str):
+        return
+    path = Path(reload[1][0])
+    if path.suffix in (".safetensors", ".sft"):
+        with safe_open(path, "pt") as file:
+            names = list(file.keys())
+    else:
+        names = list(comfy.utils.load_torch_file(str(path), safe_load=True))
+    # In a whole checkpoint, text encoders have that word in their names too.
+    own = [name for name in names if name.startswith(("first_stage_model.", "vae."))] or names
+    if not any("encoder" in name for name in own):
+        raise ValueError(f"The VAE file {path.name} has a decoder only, and protecting needs the encoder: load the full VAE.")
+
+
+Preparation = Literal["crop", "squash", "official"]
+"""How a picture becomes an encoder's square: its centre, as core does; all of it with another aspect, as animators do; or as
+Dormant's official code does, see nearest_signed."""
+
+
+def embedding_width(clip_vision: comfy.clip_vision.ClipVisionModel) -> int | None:
+    """Numbers in a projected embedding; None where the network has no projection that tells."""
+    weight = getattr(getattr(clip_vision.model, "visual_projection", None), "weight", None)
+    return None if weight is None else int(weight.shape[0])
+
+
+class DifferentiableCLIPVision:
+    """A CLIP_VISION socket with gradients: encode_image's projected embedding, its preprocessing included."""
+
+    def __init__(self, clip_vision: comfy.clip_vision.ClipVisionModel, preparation: Preparation = "crop") -> None:
+        if clip_vision.model_type == "siglip2_vision_model":
+            raise ValueError("SigLIP 2 image encoders cannot be differentiated here: load a CLIP image encoder.")
+        self.patcher = independent_copy(clip_vision.patcher)
+        self._size, self._preparation = clip_vision.image_size, preparation
+        self._device = clip_vision.load_device
+        self._mean, self._std = clip_vision.image_mean, clip_vision.image_std
+
+    def prepared(self, preparation: Preparation) -> DifferentiableCLIPVision:
+        """The same network, given pictures in another way."""
+        twin = copy.copy(self)
+        twin._preparation = preparation
+        return twin
+
+    def embed(self, image: Tensor) -> Tensor:
+        """[B,3,H,W] in [0,1] -> [B,D], fp32, equal to core's CLIP Vision Encode with crop "center" or "none"."""
+        output = self.patcher.model(pixel_values=self._preprocess(image.to(self._device)).float(), intermediate_output=-2)
+        embedding: Tensor = output[2].float().to(image.device)
+        return embedding
+
+    def _preprocess(self, image: Tensor) -> Tensor:
+        """Core's clip_preprocess, with the rounding to 8 bits passed straight through by the gradient."""
+        size = self._size
+        if self._preparation == "official":
+            return nearest_signed(image, size)
+        if tuple(image.shape[2:]) != (size, size):
+            grown = (size, size)
+            if self._preparation == "crop":
+                scale = size / min(image.shape[2:])
+                grown = (round(scale * image.shape[2]), round(scale * image.shape[3]))
+            image = F.interpolate(image, size=grown, mode="bicubic", antialias=True)
+            top, left = (grown[0] - size) // 2, (grown[1] - size) // 2
+            image = image[:, :, top : top + size, left : left + size]
+        levels = (255.0 * image).clamp(0, 255)
+        image = (levels + (levels.round() - levels).detach()) / 255.0
+        mean, std = (torch.tensor(v, device=image.device, dtype=image.dtype).view(3, 1, 1) for v in (self._mean, self._std))
+        return (image - mean) / std

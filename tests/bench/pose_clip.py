@@ -1,0 +1,51 @@
+"""An example pose of the example portrait, and a clip in which the head turns and the shoulders sway."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from PIL import Image
+from stillguard.lab.pose_pictures import draw_pose
+from torch import Tensor
+
+SIDE = 512
+# x and y as shares of the side, by eye from scikit-image's astronaut; what the portrait does not show is left out.
+SEEN = {0: (0.44, 0.235), 1: (0.44, 0.45), 2: (0.24, 0.52), 3: (0.10, 0.80), 5: (0.64, 0.52), 6: (0.78, 0.80)}
+SEEN |= {14: (0.405, 0.195), 15: (0.475, 0.195), 16: (0.37, 0.225), 17: (0.52, 0.225)}
+HEAD = (0, 14, 15, 16, 17)
+
+
+def example_pose(phase: float = 0.0) -> Tensor:
+    """[3,512,512]; phase 0 is the portrait's own pose, and 1 the end of a full sway."""
+    points = np.zeros((18, 3))
+    turn, sway = 0.04 * np.sin(2 * np.pi * phase), 0.02 * np.sin(4 * np.pi * phase)
+    for index, (x, y) in SEEN.items():
+        moved = (x + turn, y) if index in HEAD else (x + turn / 4, y + (sway if x < 0.44 else -sway))
+        points[index] = (moved[0] * SIDE, moved[1] * SIDE, 1.0)
+    picture: Tensor = draw_pose(points, SIDE, SIDE)
+    return picture
+
+
+def save_pose(path: Path) -> None:
+    Image.fromarray(_levels(example_pose())).save(path)
+
+
+def save_pose_clip(path: Path, frames: int = 16) -> None:
+    """An MP4 at 8 frames a second."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(8), options={"crf": "12"})
+        stream.width = stream.height = SIDE
+        stream.pix_fmt = "yuv420p"
+        for index in range(frames):
+            frame = av.VideoFrame.from_ndarray(_levels(example_pose(index / frames)), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def _levels(picture: Tensor) -> np.ndarray:
+    levels: np.ndarray = (picture * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    return levels
