@@ -1,4 +1,4 @@
-"""`nox -s demo`, `serve`, `tests`, `benchmarks` and `lint`, all in one environment that is filled once.
+"""`nox -s demo`, `serve`, `tests`, `vectors`, `benchmarks` and `lint`, all in one environment that is filled once.
 
 After the session's name, `-- ARGS` goes to the program: `nox -s tests -- tests/engine -x`, `nox -s demo -- --image me.jpg`.
 """
@@ -62,6 +62,13 @@ def benchmarks(session: nox.Session) -> None:
     name, *arguments = session.posargs or [""]
     for script in sorted((ROOT / "benchmarks").glob(f"{name or '*'}.py")):
         python(session, str(script), *arguments)
+
+
+@nox.session(venv_backend="none")
+def vectors(session: nox.Session) -> None:
+    """Compare with numbers that the authors' own code made, -- FOLDER; without one the part that is committed."""
+    environment(session)
+    python(session, str(ROOT / "tests" / "vectors.py"), *(session.posargs or [str(ROOT / "tests" / "data" / "dormant")]))
 
 
 @nox.session(venv_backend="none")

@@ -36,22 +36,25 @@ class _Turns:
         self._sources = [_pinned(home) if device.type == "cuda" else home for home in self._homes]
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._current: int | None = None
-        self._after: dict[int, int] = {}
+        # What followed a network depends on what came before it: a ReferenceNet is called before its animator and after it.
+        self._after: dict[tuple[int | None, int | None], int] = {}
+        self._before: int | None = None
         self._coming: tuple[int, Weights] | None = None
 
     def take(self, index: int, module: nn.Module, inputs: object) -> None:
         """Called before a network's forward pass."""
         if index == self._current:
             return
+        self._after[self._before, self._current] = index
         if self._current is not None:
-            self._after[self._current] = index
             _assign(self._networks[self._current], self._homes[self._current])
         arrived = self._coming[1] if self._coming is not None and self._coming[0] == index else None
         self._coming = None
         _assign(self._networks[index], self._arrival(self._copies(index) if arrived is None else arrived))
-        self._current = index
-        if index in self._after:
-            self._coming = (self._after[index], self._copies(self._after[index]))
+        self._before, self._current = self._current, index
+        following = self._after.get((self._before, self._current))
+        if following is not None:
+            self._coming = (following, self._copies(following))
 
     def end(self) -> None:
         if self._current is not None:

@@ -23,6 +23,17 @@ ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("STILLGUARD_SHARED", ROOT.parent / "shared"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run what takes long or needs much memory")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow: add --slow to run it"))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Reference data that developers have beside the repository; a fresh clone does without."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 from .paths import BENCH, ROOT, BenchError
+from .pose_clip import example_pose
 
 SIDE, GAP, LINE = 300, 6, 22
 
@@ -25,6 +27,10 @@ def halves(pair: Image.Image) -> tuple[Image.Image, Image.Image]:
     return pair.crop((width // 2, 0, width, height // 2)), pair.crop((width // 2, height // 2, width, height))
 
 
+def picture_of(tensor: Tensor) -> Image.Image:
+    return Image.fromarray((tensor * 255).round().byte().permute(1, 2, 0).numpy())
+
+
 def strip(pictures: dict[str, Image.Image]) -> Image.Image:
     """Pictures side by side with a line of text below each."""
     sheet = Image.new("RGB", (len(pictures) * (SIDE + GAP) - GAP, SIDE + LINE), "white")
@@ -41,7 +47,15 @@ def main() -> None:
     before, after = halves(newest("reconstruction_*.png"))
     pictures = {"photo": photo, "protected": newest("protected_*.png"), "perturbation, amplified": newest("perturbation_*.png")}
     rebuilt = {"photo, as the VAE rebuilds it": before, "protected, as the VAE rebuilds it": after}
-    for name, chosen in (("protect_portrait", pictures | rebuilt), ("protect_first_try", pictures)):
+    # What goes in, and no result: nothing that Dormant does to the real animators has been seen with networks of this size.
+    posed = {f"pose {index}": picture_of(example_pose(index / 8)) for index in (0, 2, 6)}
+    wanted = {
+        "protect_portrait": pictures | rebuilt,
+        "protect_first_try": pictures,
+        "protect_dormant": {"photo": photo, "its pose": posed["pose 0"]},
+        "attack_dormant": {"photo": photo, **posed},
+    }
+    for name, chosen in wanted.items():
         file: Path = ROOT / "workflows" / f"{name}.jpg"
         strip(chosen).save(file, quality=88)
         print(file)

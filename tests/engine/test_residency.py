@@ -104,3 +104,29 @@ def test_weights_are_back_after_an_interruption(networks: list[Wide]) -> None:
         interrupted()
     assert networks[0].layer.weight.data_ptr() == home
     assert not networks[0]._forward_pre_hooks
+
+
+def test_the_right_network_is_fetched_ahead(networks: list[Wide], objective: Objective, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the third step on every copy was begun before it was needed, and none was for nothing."""
+    from stillguard.engine import residency
+
+    log: list[str] = []
+    copies, take = residency._Turns._copies, residency._Turns.take
+
+    def logged_take(self: residency._Turns, index: int, *rest: object) -> None:
+        if index != self._current:
+            log.append("ready" if self._coming is not None and self._coming[0] == index else "late")
+        take(self, index, *rest)
+
+    def logged_copies(self: residency._Turns, index: int) -> dict[str, Tensor]:
+        log.append("copy")
+        return copies(self, index)
+
+    monkeypatch.setattr(residency._Turns, "take", logged_take)
+    monkeypatch.setattr(residency._Turns, "_copies", logged_copies)
+    with one_at_a_time(networks, CPU):
+        steps(objective, 2)
+        log.clear()
+        steps(objective, 2)
+    assert "late" not in log
+    assert log.count("copy") == log.count("ready") > 8
