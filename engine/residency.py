@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -17,7 +17,8 @@ def one_at_a_time(networks: Sequence[nn.Module], device: torch.device) -> Iterat
     """While it lasts, only the network that was called last has its weights on `device`, and the next one's are on their way.
 
     Which comes next is learned from the first round. A network's backward pass must end before another network is called,
-    as Observation(low_memory=True) and Objective see to. Weights are never changed; afterwards they are where they were.
+    as Observation(low_memory=True) and Objective see to. Weights are never changed, and are in the host's memory afterwards
+    as they have to be before.
     """
     turns = _Turns(networks, device)
     hooks = [network.register_forward_pre_hook(partial(turns.take, index)) for index, network in enumerate(networks)]
@@ -32,9 +33,13 @@ def one_at_a_time(networks: Sequence[nn.Module], device: torch.device) -> Iterat
 class _Turns:
     def __init__(self, networks: Sequence[nn.Module], device: torch.device) -> None:
         self._networks, self._device = networks, device
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)
+            for network in networks:
+                # Only from pinned memory do copies run beside the computation. In place of the pageable one, not beside it.
+                _replace(network, Tensor.pin_memory)
         self._homes = [_tensors(network) for network in networks]
-        self._sources = [_pinned(home) if device.type == "cuda" else home for home in self._homes]
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._current: int | None = None
         # What followed a network depends on what came before it: a ReferenceNet is called before its animator and after it.
         self._after: dict[tuple[int | None, int | None], int] = {}
@@ -46,8 +51,7 @@ class _Turns:
         if index == self._current:
             return
         self._after[self._before, self._current] = index
-        if self._current is not None:
-            _assign(self._networks[self._current], self._homes[self._current])
+        self._leave()
         arrived = self._coming[1] if self._coming is not None and self._coming[0] == index else None
         self._coming = None
         _assign(self._networks[index], self._arrival(self._copies(index) if arrived is None else arrived))
@@ -57,13 +61,19 @@ class _Turns:
             self._coming = (following, self._copies(following))
 
     def end(self) -> None:
+        self._leave()
+        self._current = self._coming = None
+        if self._stream is not None:
+            for network in self._networks:
+                _replace(network, Tensor.clone)
+
+    def _leave(self) -> None:
         if self._current is not None:
             _assign(self._networks[self._current], self._homes[self._current])
-        self._current = self._coming = None
 
     def _copies(self, index: int) -> Weights:
         with torch.cuda.stream(self._stream) if self._stream is not None else contextlib.nullcontext():
-            return {name: tensor.to(self._device, non_blocking=True, copy=True) for name, tensor in self._sources[index].items()}
+            return {name: tensor.to(self._device, non_blocking=True, copy=True) for name, tensor in self._homes[index].items()}
 
     def _arrival(self, weights: Weights) -> Weights:
         """The same weights, once they are complete and known to belong to the computing stream."""
@@ -79,10 +89,11 @@ def _tensors(network: nn.Module) -> Weights:
     return {name: tensor.data for name, tensor in (*network.named_parameters(), *network.named_buffers())}
 
 
-def _pinned(weights: Weights) -> Weights:
-    return {name: tensor.cpu().pin_memory() for name, tensor in weights.items()}
-
-
 def _assign(network: nn.Module, weights: Weights) -> None:
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         tensor.data = weights[name]
+
+
+def _replace(network: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
+    for tensor in (*network.parameters(), *network.buffers()):
+        tensor.data = make(tensor.data)

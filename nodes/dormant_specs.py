@@ -157,7 +157,7 @@ class FrameIncoherenceSpec:
 
     def build(self, surrogates: Surrogates) -> dormant.FrameIncoherence:
         check_pair(self.net, self.animator)
-        pose = self.pose.detach().clone().movedim(-1, 1)[:, :3].float()
+        pose = self.pose.detach().clone().movedim(-1, 1)[:, :3].float().expand(-1, 3, -1, -1)
         if pose.shape[0] not in (1, self.frames):
             raise ValueError(f"There are {pose.shape[0]} pose pictures for {self.frames} frames: give one, or one for each frame.")
         animator = surrogates.animator(self.animator)
