@@ -57,16 +57,13 @@ def main() -> None:
     print(f"{'':44} {'GB':>7}")
     print(f"{'VAE, image encoder, LPIPS, pose guider':44} {sum(small):7.2f}")
     print(f"{'four UNets together':44} {sum(moving):7.2f}")
-    networks = [*scene.nets.values(), scene.animator]
-    for network in networks:
-        network.checkpointing = True
+    scene.animator.checkpointing = True
     with memory.peak_bytes() as peaked, one_at_a_time(unets, torch.device("cpu")):
         low = step(Ours(scene), low_memory=True)
     print(f"{'low memory: UNets at work and activations':44} {peaked() / GB:7.2f}")
     print(f"{'low memory: in all':44} {peaked() / GB + sum(small):7.2f}", flush=True)
     if given.fast:
-        for network in networks:
-            network.checkpointing = False
+        scene.animator.checkpointing = False
         with memory.peak_bytes() as peaked:
             fast = step(Ours(scene), low_memory=False)
         print(f"{'fast: activations':44} {peaked() / GB:7.2f}")

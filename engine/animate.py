@@ -68,12 +68,8 @@ def animate(
     for timestep in schedule.timesteps.tolist():
         total, weight = torch.zeros_like(latents), torch.zeros(frames, device=latents.device)
         for part in parts:
-            inside = slice(part.start, part.stop)
-            clip, own = latents[:, :, inside], _shares(part, overlap).to(latents)
-            velocity = animator.denoise(clip, timestep, tokens, pose[inside], bank)
-            if guidance != 1:
-                free = animator.denoise(clip, timestep, torch.zeros_like(tokens), pose[inside])
-                velocity = free + guidance * (velocity - free)
+            inside, own = slice(part.start, part.stop), _shares(part, overlap).to(latents)
+            velocity = guided(animator, latents[:, :, inside], timestep, tokens, pose[inside], bank, guidance)
             total[:, :, inside] += velocity * own[:, None, None]
             weight[inside] += own
             done += 1
@@ -82,6 +78,17 @@ def animate(
         result = schedule.step(total / weight[:, None, None], timestep, latents)
         latents, estimate = result.prev_sample, result.pred_original_sample
         yield Denoising(done, steps * len(parts), latents, estimate)
+
+
+def guided(
+    animator: PoseAnimator, noisy: Tensor, timestep: int, tokens: Tensor, pose: Tensor, bank: Mapping[str, Tensor], guidance: float
+) -> Tensor:
+    """The prediction with classifier-free guidance (Ho and Salimans 2022), see PoseAnimator.denoise."""
+    conditional = animator.denoise(noisy, timestep, tokens, pose, bank)
+    if guidance == 1:
+        return conditional
+    free = animator.denoise(noisy, timestep, torch.zeros_like(tokens), pose)
+    return free + guidance * (conditional - free)
 
 
 def _shares(part: range, overlap: int) -> Tensor:

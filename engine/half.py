@@ -13,7 +13,7 @@ def with_scaled_gradient(function: Callable[..., tuple[Tensor, ...]], *inputs: T
     """function(*inputs), with gradients brought near 1 while they pass through it, and back afterwards.
 
     For networks in fp16, where the small gradients of a mean over many elements would become zero. Inputs are fp32 and cast by
-    the function itself; outputs are returned in fp32. Nothing else changes: the scale is a power of two, chosen from the
+    the function itself; outputs that keep a graph are returned in fp32. Nothing else changes: the scale is a power of two, chosen from the
     gradients of all outputs together.
     """
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)):

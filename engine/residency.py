@@ -37,8 +37,8 @@ class _Turns:
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)
             for network in networks:
-                # Only from pinned memory do copies run beside the computation. In place of the pageable one, not beside it.
-                _replace(network, Tensor.pin_memory)
+                # Only from pinned memory do copies run beside the computation; while it lasts, in place of the pageable one.
+                _replace(network, _pinned)
         self._homes = [_tensors(network) for network in networks]
         self._current: int | None = None
         # What followed a network depends on what came before it: a ReferenceNet is called before its animator and after it.
@@ -68,12 +68,16 @@ class _Turns:
                 _replace(network, Tensor.clone)
 
     def _leave(self) -> None:
+        if self._stream is not None:
+            # The host must not run ahead of the device here: weights that left would pile up behind those that come.
+            torch.cuda.current_stream(self._device).synchronize()
         if self._current is not None:
             _assign(self._networks[self._current], self._homes[self._current])
 
     def _copies(self, index: int) -> Weights:
         with torch.cuda.stream(self._stream) if self._stream is not None else contextlib.nullcontext():
-            return {name: tensor.to(self._device, non_blocking=True, copy=True) for name, tensor in self._homes[index].items()}
+            beside = self._stream is not None
+            return {name: tensor.to(self._device, non_blocking=beside, copy=True) for name, tensor in self._homes[index].items()}
 
     def _arrival(self, weights: Weights) -> Weights:
         """The same weights, once they are complete and known to belong to the computing stream."""
@@ -92,6 +96,14 @@ def _tensors(network: nn.Module) -> Weights:
 def _assign(network: nn.Module, weights: Weights) -> None:
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         tensor.data = weights[name]
+
+
+def _pinned(tensor: Tensor) -> Tensor:
+    """Where the system lends no more pinned memory, copies from pageable memory are slower and otherwise the same."""
+    try:
+        return tensor.cpu().pin_memory()
+    except RuntimeError:
+        return tensor.cpu()
 
 
 def _replace(network: nn.Module, make: Callable[[Tensor], Tensor]) -> None:

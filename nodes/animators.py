@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..engine.animate import windows
 from ..engine.weights.catalogue import catalogue
 from .bridge.animate import Animation, animate_images
 from .bridge.animators import LoadedPoseAnimator, LoadedReferenceNet, pose_animator_from, reference_net_from
 from .bridge.progress import show_text
+from .dormant_specs import Sockets, check_pair
 from .model_files import choices, chosen_file
 from .sockets import PoseAnimatorSocket, ReferenceNetSocket
 
@@ -53,7 +55,7 @@ class LoadReferenceNet(io.ComfyNode):
     @classmethod
     def execute(cls, file: str, precision: str) -> io.NodeOutput:
         denoiser = catalogue()["animate_anyone_denoiser"]
-        if file.rpartition("/")[2] in [name.rpartition("/")[2] for name in denoiser.names]:
+        if file.replace("\\", "/").rpartition("/")[2] in [name.rpartition("/")[2] for name in denoiser.names]:
             # Its keys are those of any SD 1.5 UNet, so that nothing but the name tells it.
             raise ValueError(f"{file} is AnimateAnyone's denoiser: choose reference_unet.pth here, and this file in Load Pose Animator.")
         loaded = reference_net_from(chosen_file([catalogue()[name] for name in NETS], file, others=ELSEWHERE), precision)
@@ -143,6 +145,9 @@ class AnimatePose(io.ComfyNode):
         window: int,
         overlap: int,
     ) -> io.NodeOutput:
+        check_pair(reference_net, pose_animator)
+        Sockets(vae, clip_vision, None).check(reference_net)
+        windows(pose.shape[0], window, overlap)
         settings = Animation(steps, guidance, window, overlap, seed, working_size)
         victim = (pose_animator, reference_net, vae, clip_vision)
         return io.NodeOutput(animate_images(image, pose, victim, settings, node_id=cls.hidden.unique_id))

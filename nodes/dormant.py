@@ -113,8 +113,9 @@ class Dormant(io.ComfyNode):
         **weights: float,
     ) -> io.NodeOutput:
         official = profile == "reference"
-        sockets = Sockets(vae, clip_vision, empty_prompt(clip), official)
         nets = [net for net in reference_nets.values() if net is not None]
+        text = empty_prompt(clip, nets if weights["reference_weight"] else [])
+        sockets = Sockets(vae, clip_vision, text, official)
         if pose is not None and weights["frame_weight"]:
             _check_aspect(image, pose)
         losses = dormant_losses(sockets, nets, pose_animator, pose, lpips_backbone, weights)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class VAELatentSpec:
     drives: ClassVar[bool] = True
-    edits_in_place: ClassVar[bool] = False
+    one_photo: ClassVar[bool] = False
     weight: float
     vae: comfy.sd.VAE
     scale: float | None
@@ -41,7 +41,7 @@ class VAELatentSpec:
 @dataclass(frozen=True)
 class CLIPSemanticSpec:
     drives: ClassVar[bool] = True
-    edits_in_place: ClassVar[bool] = True
+    one_photo: ClassVar[bool] = False
     weight: float
     clip_vision: comfy.clip_vision.ClipVisionModel
     preparation: Preparation = "crop"
@@ -54,7 +54,7 @@ class CLIPSemanticSpec:
 @dataclass(frozen=True)
 class LPIPSPenaltySpec:
     drives: ClassVar[bool] = False
-    edits_in_place: ClassVar[bool] = False
+    one_photo: ClassVar[bool] = False
     weight: float
     backbone: str
     threshold: float
@@ -90,12 +90,14 @@ class Sockets:
             )
         if of_image and self.clip_vision is None:
             raise ValueError(f"{loaded.name} reads the photo through an image encoder: connect clip_vision (of sd-image-variations).")
-        width = embedding_width(self.clip_vision) if of_image and self.clip_vision is not None else None
-        if width not in (None, wanted):
+        width = embedding_width(self.clip_vision) if of_image and self.clip_vision is not None else wanted
+        if width != wanted:
             raise ValueError(
-                f"The image encoder gives {width} numbers and {loaded.name} reads {wanted}: load the image encoder of sd-image-variations "
-                "(ViT-L/14) with Load CLIP Vision."
+                f"The image encoder gives {width or 'no projected'} numbers and {loaded.name} reads {wanted}: load the image encoder of "
+                "sd-image-variations (ViT-L/14) with Load CLIP Vision."
             )
+        if not of_image and self.text is None and self.official:
+            raise ValueError(f"{loaded.name} reads the empty prompt in the profile 'reference': connect clip (of an SD 1.5 checkpoint).")
         if not of_image and self.text is not None and self.text.shape[-1] != wanted:
             raise ValueError(
                 f"The text encoder gives {self.text.shape[-1]} numbers and {loaded.name} reads {wanted}: load an SD 1.5 checkpoint's CLIP."
@@ -121,13 +123,10 @@ class Sockets:
 @dataclass(frozen=True, eq=False)
 class ReferenceFeatureSpec:
     drives: ClassVar[bool] = True
+    one_photo: ClassVar[bool] = False
     weight: float
     net: LoadedReferenceNet
     sockets: Sockets
-
-    @property
-    def edits_in_place(self) -> bool:
-        return self.net.net.format.context == "image"
 
     @property
     def name(self) -> str:
@@ -143,7 +142,7 @@ class FrameIncoherenceSpec:
     """pose: IMAGE [1 or more,H,W,C] of the clean picture."""
 
     drives: ClassVar[bool] = True
-    edits_in_place: ClassVar[bool] = True
+    one_photo: ClassVar[bool] = True
     weight: float
     animator: LoadedPoseAnimator
     net: LoadedReferenceNet
@@ -158,9 +157,7 @@ class FrameIncoherenceSpec:
     def build(self, surrogates: Surrogates) -> dormant.FrameIncoherence:
         check_pair(self.net, self.animator)
         pose = self.pose.detach().clone().movedim(-1, 1)[:, :3].float().expand(-1, 3, -1, -1)
-        if pose.shape[0] not in (1, self.frames):
-            raise ValueError(f"There are {pose.shape[0]} pose pictures for {self.frames} frames: give one, or one for each frame.")
-        animator = surrogates.animator(self.animator)
+        animator = surrogates.animator(self.animator, frames=self.frames)
         return dormant.FrameIncoherence(
             animator,
             self.sockets.setup(self.net, surrogates),

@@ -167,7 +167,7 @@ class ReferenceNetFeatureLoss(io.ComfyNode):
         nets = [net for net in reference_nets.values() if net is not None]
         if not nets:
             raise ValueError("No ReferenceNet is connected: add a Load ReferenceNet node for each network that you want to count.")
-        sockets = Sockets(vae, clip_vision, empty_prompt(clip))
+        sockets = Sockets(vae, clip_vision, empty_prompt(clip, nets if weight else []))
         return io.NodeOutput(tuple(ReferenceFeatureSpec(weight, net, sockets) for net in nets))
 
 

@@ -36,6 +36,7 @@ def choices(entries: Sequence[Entry], *, others: Sequence[str] = ()) -> list[str
 
 def chosen_file(entries: Sequence[Entry], name: str, *, others: Sequence[str] = ()) -> Path:
     """Full path of what `choices` offered. Raises FileNotFoundError saying what is missing and where to get it."""
+    name = name.replace("\\", "/")  # as Windows lists files in subfolders
     folder, _, inner = name.partition("/")
     if folder in others and (path := folder_paths.get_full_path(folder, inner)) is not None:
         return Path(path)

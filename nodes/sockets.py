@@ -21,13 +21,11 @@ class LossSpec(Protocol):
 
     `weight` is signed: positive is maximised. A STILLGUARD_LOSS is a tuple of these.
     `drives`: False for a penalty, which can only hold a picture back.
-    `edits_in_place`: its networks overwrite tensors that the backward pass needs, see in_place_edits in bridge/autograd.py.
+    `one_photo`: made from one photo, as with a pose picture, so that a batch of photos cannot share it.
     """
 
     drives: ClassVar[bool]
-
-    @property
-    def edits_in_place(self) -> bool: ...
+    one_photo: ClassVar[bool]
 
     @property
     def name(self) -> str: ...

@@ -169,7 +169,7 @@ class FrameIncoherence:
     pose: pictures [frames,3,H,W] in [0,1], or one for all frames, resized to the working size. signal: cumulative alphas of the
     schedule, by timestep. noised: start from the noised clean latent, as animators do in their late steps; the official code
     starts from pure noise, of which the estimate at late steps is mostly made. guidance 1 leaves the unconditional row out.
-    Needs frames >= 2.
+    Raises ValueError for fewer than 2 frames, and for a number of pose pictures that is neither 1 nor that of the frames.
     """
 
     animator: Denoiser
@@ -182,6 +182,12 @@ class FrameIncoherence:
     noised: bool = False
     alignment: float = 1.0
     consistency: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.frames < 2:
+            raise ValueError(f"Frames cannot be incoherent when there is {self.frames}: choose 2 or more.")
+        if self.pose.shape[0] not in (1, self.frames):
+            raise ValueError(f"There are {self.pose.shape[0]} pose pictures for {self.frames} frames: give one, or one for each frame.")
 
     @property
     def surrogates(self) -> tuple[object, ...]:

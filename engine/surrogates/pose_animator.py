@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ from diffusers import DDIMScheduler, UNetMotionModel
 from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..half import with_scaled_gradient
 from ..weights.reading import WeightsError, read_weights
@@ -104,7 +105,7 @@ class PoseAnimator(nn.Module):
             try:
                 sample = self.unet(
                     noisy.to(dtype),
-                    torch.tensor(timestep, device=noisy.device),
+                    torch.full((), timestep, device=noisy.device),
                     context.to(dtype).repeat_interleave(frames, dim=0),
                     cross_attention_kwargs={"bank": {name: f.to(dtype) for name, f in zip(names, features, strict=True)}},
                     return_dict=False,
@@ -155,8 +156,23 @@ class _PerFrameGroupNorm(nn.GroupNorm):
         return normed.reshape(batch, frames, *normed.shape[1:]).transpose(1, 2)
 
 
+def _recomputable(unet: UNetMotionModel, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`forward` with gradient checkpointing when the UNet has it: diffusers leaves its motion modules out."""
+
+    def run(*inputs: Any, **named: Any) -> Tensor:
+        if torch.is_grad_enabled() and unet.is_gradient_checkpointing:
+            recomputed: Tensor = checkpoint(forward, *inputs, use_reentrant=False, **named)
+            return recomputed
+        return forward(*inputs, **named)
+
+    return run
+
+
 def motion_unet(state: State, *, heads: int, groups: int) -> UNetMotionModel:
-    """diffusers' UNetMotionModel without weights, of the layout that `state` has, normalising as the original does."""
+    """diffusers' UNetMotionModel without weights, of the layout that `state` has, normalising as the original does.
+
+    Raises KeyError or ValueError where the tensors of `state` have no such layout.
+    """
     config = unet_config(state, heads=heads, groups=groups)
     config["num_attention_heads"] = config["motion_num_attention_heads"] = config.pop("heads")
     for key in ("down_block_types", "up_block_types"):
@@ -170,6 +186,8 @@ def motion_unet(state: State, *, heads: int, groups: int) -> UNetMotionModel:
             if name.split(".")[-2:-1] == ["motion_modules"]:
                 # The original always has 32 groups and this epsilon here, whatever the rest of the UNet has.
                 cast(Any, module).norm = _PerFrameGroupNorm(32, module.norm.num_channels, eps=1e-6)
+                for block in cast(nn.ModuleList, module.transformer_blocks):
+                    block.forward = _recomputable(unet, block.forward)
         return unet
 
     return cast(UNetMotionModel, on_meta(cast(Any, make)))
@@ -192,7 +210,10 @@ def load_pose_animator(
 def denoiser_unet(
     spatial: State, temporal: State, names: tuple[str, str], *, dtype: torch.dtype = torch.float32, heads: int = HEADS, groups: int = GROUPS
 ) -> UNetMotionModel:
-    """The denoiser from the tensors of denoising_unet and motion_module, which were read from files of these names."""
+    """The denoiser from the tensors of denoising_unet and motion_module, which were read from files of these names.
+
+    Raises WeightsError, one sentence, where they are not what they should be.
+    """
     if "conv_in.weight" not in spatial or not any(key.startswith("down_blocks.") for key in spatial):
         raise _no_denoiser(names[0])
     if "conv_out.weight" not in spatial:
@@ -214,7 +235,7 @@ def denoiser_unet(
 
 
 def pose_guider(state: State, name: str, *, dtype: torch.dtype = torch.float32) -> ControlNetConditioningEmbedding:
-    """The pose guider from the tensors of a file of this name."""
+    """The pose guider from the tensors of a file of this name. Raises WeightsError when they are none."""
     strided = sorted((int(key.split(".")[1]), key) for key in state if key.startswith("blocks.") and key.endswith(".weight"))[1::2]
     if not {"conv_in.weight", "conv_out.weight"} <= state.keys() or not strided:
         raise WeightsError(f"{name} is not a pose guider: choose AnimateAnyone's pose_guider.pth.")

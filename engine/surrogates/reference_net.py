@@ -62,29 +62,20 @@ class ReferenceNet(nn.Module):
         """Width of the embeddings that cross-attention reads."""
         return int(self.unet.config["cross_attention_dim"])
 
-    @property
-    def checkpointing(self) -> bool:
-        """Recompute activations in the backward pass instead of keeping them."""
-        return bool(self.unet.is_gradient_checkpointing)
-
-    @checkpointing.setter
-    def checkpointing(self, wanted: bool) -> None:
-        (self.unet.enable_gradient_checkpointing if wanted else self.unet.disable_gradient_checkpointing)()
-
     def forward(self, latent: Tensor, timestep: int, context: Tensor) -> tuple[Tensor, ...]:
         """What enters each spatial self-attention (the output of `norm1`), one [B,tokens,C] for each of `names`.
 
-        latent: [B,4,h,w] as UNets see it (scaled); context: [B,T,D]. Features are in the network's dtype.
+        latent: [B,4,h,w] as UNets see it (scaled); context: [B,T,D]. Features are in the network's dtype, or in fp32
+        where they keep a graph through a network in fp16.
         """
         dtype = self.unet.dtype
 
         def run(latent: Tensor, context: Tensor) -> tuple[Tensor, ...]:
             self._seen = []
             try:
-                self.unet(latent.to(dtype), torch.tensor(timestep, device=latent.device), context.to(dtype), return_dict=False)
+                self.unet(latent.to(dtype), torch.full((), timestep, device=latent.device), context.to(dtype), return_dict=False)
                 return tuple(self._seen)
             finally:
-                # Off outside of this call: checkpointing runs blocks a second time during the backward pass.
                 self._seen = None
 
         return with_scaled_gradient(run, latent, context) if dtype == torch.float16 else run(latent, context)
@@ -111,7 +102,10 @@ class _LastAttention(nn.Module):
 
 
 def truncated_unet(state: State, *, heads: int, groups: int) -> UNet2DConditionModel:
-    """diffusers' UNet without weights, of the layout that `state` has, cut after its last `norm1`."""
+    """diffusers' UNet without weights, of the layout that `state` has, cut after its last `norm1`.
+
+    Raises KeyError or ValueError where the tensors of `state` have no such layout.
+    """
     config = unet_config(state, heads=heads, groups=groups)
     # diffusers calls the number of heads attention_head_dim here, a mistake of its own that it keeps.
     config["attention_head_dim"] = config.pop("heads")

@@ -14,10 +14,8 @@ import torch
 from torch import Tensor
 
 from ...engine.animate import animate
-from ...engine.observation import Sight
 from ...engine.picture import check_finite, resize
 from ...engine.surrogates.sd_unet import LATENT_SCALE
-from ..dormant_specs import Sockets, check_pair
 from .animators import LoadedPoseAnimator, LoadedReferenceNet
 from .autograd import make_ordinary, ordinary
 
@@ -40,24 +38,29 @@ class Animation:
 def animate_images(image: Tensor, pose: Tensor, victim: Victim, settings: Animation, *, node_id: str | None) -> Tensor:
     """IMAGE of a person and IMAGE [N,H,W,C] of poses -> IMAGE [N,h,w,3]; the longer side of the result is `settings.longest`.
 
-    The person's picture takes the poses' aspect, as AnimateAnyone's own pipeline does it. Raises ValueError for what the user
-    can mend, ComfyUI's interruption when cancelled.
+    The person's picture takes the poses' aspect, as AnimateAnyone's own pipeline does it. The parts of the victim have to fit
+    each other. Raises ValueError for pixels that are not numbers, ComfyUI's interruption when cancelled.
     """
     animator, net, vae, clip_vision = victim
-    check_pair(net, animator)
+    portrait, poses = (tensor.movedim(-1, 1)[:, :3].float() for tensor in (image[:1], pose))
+    check_finite(portrait)
+    check_finite(poses)
+    size = _size(poses.shape[-2], poses.shape[-1], settings.longest)
+    portrait, poses = (resize(pictures, size).expand(-1, 3, -1, -1) for pictures in (portrait, poses))
+    latent = vae.encode(portrait.movedim(1, -1)).float() * LATENT_SCALE
+    tokens = clip_vision.encode_image(portrait.movedim(1, -1), crop=False).image_embeds.float()[:, None]
     # Out of inference mode: weights that are moved in it could not be differentiated through later.
     with torch.inference_mode(False), torch.no_grad():
-        portrait, poses = (ordinary(tensor).movedim(-1, 1)[:, :3].float() for tensor in (image[:1], pose))
-        check_finite(portrait)
-        Sockets(vae, clip_vision, None).check(net)
-        size = Sight(settings.longest, shortest=64).size(poses.shape[-2], poses.shape[-1])
-        portrait, poses = resize(portrait, size).expand(-1, 3, -1, -1), resize(poses, size).expand(-1, 3, -1, -1)
-        latent = ordinary(vae.encode(portrait.movedim(1, -1))).float() * LATENT_SCALE
-        tokens = ordinary(clip_vision.encode_image(portrait.movedim(1, -1), crop=False).image_embeds).float()[:, None]
-        latents = _denoise(animator, net, latent, tokens, poses, settings, node_id)
-    with torch.inference_mode():
-        frames: Tensor = vae.decode(latents[0].movedim(1, 0) / LATENT_SCALE)
+        latents = _denoise(animator, net, ordinary(latent), ordinary(tokens), ordinary(poses), settings, node_id)
+    frames: Tensor = vae.decode(latents[0].movedim(1, 0) / LATENT_SCALE)
     return frames
+
+
+def _size(height: int, width: int, longest: int) -> tuple[int, int]:
+    """(height, width) of the video: the poses' aspect, sides that the VAE can halve three times."""
+    scale = longest / max(height, width)
+    tall, wide = (max(64, round(side * scale / 8) * 8) for side in (height, width))
+    return tall, wide
 
 
 def _denoise(
@@ -70,8 +73,8 @@ def _denoise(
     node_id: str | None,
 ) -> Tensor:
     device = comfy.model_management.get_torch_device()
-    # Without a graph a pass needs a small part of what is kept for a backward pass.
-    room = animator.memory_required(poses.shape[-2], poses.shape[-1], frames=min(settings.window, poses.shape[0])) / 8
+    frames = min(settings.window, poses.shape[0])
+    room = animator.memory_required(poses.shape[-2], poses.shape[-1], frames=frames, graph=False)
     comfy.model_management.load_models_gpu([net.patcher, animator.patcher], memory_required=room, force_full_load=True)
     for patcher in (net.patcher, animator.patcher):
         make_ordinary(patcher.model)

@@ -28,14 +28,6 @@ def autograd_session() -> Iterator[None]:
         comfy.model_management.in_training = before
 
 
-def in_place_edits(needed: bool) -> contextlib.AbstractContextManager[object]:
-    """Let networks overwrite tensors that the backward pass needs, as core's CLIP layers do.
-
-    For one step at a time and only where `needed`: it watches every operation and remembers every tensor until it ends.
-    """
-    return torch.autograd.graph.allow_mutation_on_saved_tensors() if needed else contextlib.nullcontext()
-
-
 def independent_copy(patcher: ModelPatcher) -> ModelPatcher:
     """A copy with weights of its own that autograd may use, frozen, under a patcher without dynamic VRAM.
 
@@ -75,8 +67,10 @@ def _cast_to_working_dtypes(model: nn.Module) -> None:
 def make_ordinary(model: nn.Module) -> None:
     """Replace weights that became inference tensors, as they do where ComfyUI moves a model while another node runs.
 
-    Call inside `autograd_session`.
+    Call outside of inference mode, as in `autograd_session`; elsewhere new ones would be no better, and it does nothing.
     """
+    if torch.is_inference_mode_enabled():
+        return
     for part in model.modules():
         for name, parameter in list(part.named_parameters(recurse=False)):
             if parameter.is_inference():

@@ -12,12 +12,12 @@ from torch import Tensor
 from ...engine.attack import Step, protect
 from ...engine.objective import Objective, Term
 from ...engine.observation import Sight
-from ...engine.picture import amplified, check_finite, resize, split_alpha, squash
+from ...engine.picture import LEVELS, amplified, check_finite, resize, split_alpha, squash
 from ...engine.space import RGB
 from ...engine.transforms import EoT
 from ...engine.update import Update
 from ..sockets import Losses
-from .autograd import autograd_session, in_place_edits, ordinary
+from .autograd import autograd_session, ordinary
 from .progress import Progress
 from .surrogates import Surrogates
 
@@ -47,7 +47,7 @@ def protect_images(
     cancelled.
     """
     device, out = comfy.model_management.get_torch_device(), comfy.model_management.intermediate_device()
-    edits = any(spec.edits_in_place for spec in losses if spec.weight)
+    _check_batch(images, losses)
     with autograd_session():
         surrogates = Surrogates()
         objective = _objective(losses, surrogates)
@@ -62,7 +62,7 @@ def protect_images(
             for index, picture in enumerate(clean):
                 run = replace(settings, seed=settings.seed + index)
                 own_mask = None if masks is None else masks[index % masks.shape[0]][None].to(device)
-                steps = _Steps(picture[None].to(device), objective, run, sight, own_mask, edits)
+                steps = _Steps(picture[None].to(device), objective, run, sight, own_mask)
                 results.append(steps.run(progress, before=index * settings.steps).to(out))
         protected = torch.cat(results)
         perturbation = amplified(clean.to(out), protected, budget=settings.space.budget).expand(-1, 3, -1, -1)
@@ -70,9 +70,14 @@ def protect_images(
 
 
 def squashed(images: Tensor, mask: Tensor | None, side: int) -> tuple[Tensor, Tensor | None]:
-    """IMAGE and MASK at side x side with another aspect, colour only, as Dormant's official code begins."""
-    colour = squash(split_alpha(images.movedim(-1, 1))[0], side).movedim(1, -1)
-    return colour, None if mask is None else resize(mask[:, None] if mask.ndim == 3 else mask[None, None], (side, side))[:, 0]
+    """IMAGE and MASK at side x side with another aspect, colour only, as Dormant's official code begins.
+
+    Raises ValueError as `protect_images` does.
+    """
+    pictures = images.movedim(-1, 1)
+    check_finite(pictures)
+    colour = squash(split_alpha(pictures)[0], side).movedim(1, -1)
+    return colour, None if mask is None else resize(_matching(mask, pictures, LEVELS), (side, side))[:, 0]
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,6 @@ class _Steps:
     settings: Settings
     sight: Sight
     mask: Tensor | None
-    edits_in_place: bool
 
     def run(self, progress: Progress, *, before: int) -> Tensor:
         settings = self.settings
@@ -101,9 +105,7 @@ class _Steps:
             low_memory=settings.low_memory,
         )
         step, idle = next(steps), 0
-        for _ in range(settings.steps):
-            with in_place_edits(self.edits_in_place):
-                step = next(steps)
+        for step in steps:
             progress.report(step, done=before + step.index, clean=self.picture, budget=settings.space.budget)
             idle += step.skipped
         self._check(step, idle)
@@ -132,6 +134,13 @@ def _objective(losses: Losses, surrogates: Surrogates) -> Objective:
         again = sum(term.name.split(" #")[0] == spec.name for term in terms)
         terms.append(Term(f"{spec.name} #{again + 1}" if again else spec.name, spec.weight, spec.build(surrogates)))
     return Objective(tuple(terms))
+
+
+def _check_batch(images: Tensor, losses: Losses) -> None:
+    if images.shape[0] > 1 and any(spec.one_photo for spec in losses if spec.weight):
+        raise ValueError(
+            f"There are {images.shape[0]} photos, and the frame loss has the pose of one: protect them one by one, or set its weight to 0."
+        )
 
 
 def _matching(mask: Tensor, clean: Tensor, budget: float) -> Tensor:

@@ -6,13 +6,15 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import comfy.clip_vision
 import comfy.model_management
 import comfy.sd
 from comfy.model_patcher import ModelPatcher
+from torch import nn
 
 from ...engine.residency import one_at_a_time
 from ...engine.surrogates.perceptual import PerceptualNetwork, load_perceptual_network
@@ -25,6 +27,10 @@ from .views import DifferentiableCLIPVision, DifferentiableVAE, Preparation
 
 # Outputs of its thirteen convolutions and rectifiers at the sizes where they lie, in fp32.
 _VGG16_BYTES_PER_PIXEL = 2400
+
+
+class _Unet(Protocol):
+    unet: nn.Module
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class Surrogates:
     def __init__(self) -> None:
         self._residents: dict[object, _Resident] = {}
         self._derived: dict[object, object] = {}
+        self._frames = 1
 
     def vae(self, vae: comfy.sd.VAE) -> DifferentiableVAE:
         def make() -> _Resident:
@@ -75,9 +82,13 @@ class Surrogates:
         self._once(id(loaded), lambda: _Resident(loaded.net, loaded.patcher, loaded.memory_required))
         return loaded.net
 
-    def animator(self, loaded: LoadedPoseAnimator) -> PoseAnimator:
-        self._once(id(loaded), lambda: _Resident(loaded.animator, loaded.patcher, loaded.memory_required))
+    def animator(self, loaded: LoadedPoseAnimator, *, frames: int) -> PoseAnimator:
+        self._frames = max(self._frames, frames)
+        self._once(id(loaded), lambda: _Resident(loaded.animator, loaded.patcher, partial(self._animator_memory, loaded)))
         return loaded.animator
+
+    def _animator_memory(self, loaded: LoadedPoseAnimator, height: int, width: int) -> float:
+        return loaded.memory_required(height, width, frames=self._frames, graph=True)
 
     def _once(self, key: object, make: Callable[[], _Resident]) -> object:
         if key not in self._residents:
@@ -94,38 +105,53 @@ class Surrogates:
     def resident(self, *, height: int, width: int, low_memory: bool) -> Iterator[None]:
         """While it lasts, all are on the device with room for the largest: loading one later could evict another that autograd needs.
 
-        With low_memory the UNets take turns on it instead, and recompute their activations in the backward pass.
+        With low_memory the UNets take turns on it instead, and an animator recomputes its activations in the backward pass.
         """
         residents = list(self._residents.values())
         unets = [r for r in residents if isinstance(r.view, (ReferenceNet, PoseAnimator))]
-        device = comfy.model_management.get_torch_device()
-        turns = low_memory and device.type != "cpu"
-        room = max((resident.memory(height, width) for resident in residents), default=0.0)
+        turns, room = low_memory and takes_turns(), self._room(height, width, low_memory=low_memory)
         if turns:
-            # Whatever an earlier run left there; the UNets' weights have to start where they are kept.
+            # Whatever an earlier run left there: the UNets' weights have to start in the host's memory.
             comfy.model_management.unload_all_models()
+            for resident in unets:
+                resident.patcher.model.to("cpu")
             room += 2 * max((resident.patcher.model_size() for resident in unets), default=0)
-        staying = [resident for resident in residents if not (turns and resident in unets)]
-        patchers = [resident.patcher for resident in staying]
+        patchers = [resident.patcher for resident in residents if not (turns and resident in unets)]
         comfy.model_management.load_models_gpu(patchers, memory_required=room, force_full_load=True)
         for resident in residents:
             make_ordinary(resident.patcher.model)
-        networks = [cast(ReferenceNet | PoseAnimator, resident.view) for resident in unets]
+        animators = [resident.view for resident in unets if isinstance(resident.view, PoseAnimator)]
         with contextlib.ExitStack() as stack:
-            for network in networks:
-                stack.enter_context(_checkpointing(network, low_memory))
+            for animator in animators:
+                stack.enter_context(_checkpointing(animator, low_memory))
             if turns:
-                for guider in (network.guider for network in networks if isinstance(network, PoseAnimator)):
-                    stack.callback(guider.to, next(guider.parameters()).device)
-                    guider.to(device)
-                stack.enter_context(one_at_a_time([network.unet for network in networks], device))
+                device = comfy.model_management.get_torch_device()
+                for animator in animators:
+                    stack.callback(animator.guider.to, "cpu")
+                    animator.guider.to(device)
+                stack.enter_context(one_at_a_time([cast(_Unet, resident.view).unet for resident in unets], device))
             yield
+
+    def _room(self, height: int, width: int, *, low_memory: bool) -> float:
+        """Bytes for activations. In fast mode the encoders' and one ReferenceNet's graphs live while the animator makes its own."""
+        needs = {resident: resident.memory(height, width) for resident in self._residents.values()}
+        if low_memory:
+            return max(needs.values(), default=0.0)
+        kinds: dict[type, float] = {}
+        for resident, need in needs.items():
+            kinds[type(resident.view)] = max(need, kinds.get(type(resident.view), 0.0))
+        return sum(kinds.values())
+
+
+def takes_turns() -> bool:
+    """Whether UNets have to be copied to where they compute; on the CPU they are there already."""
+    return bool(comfy.model_management.get_torch_device().type != "cpu")
 
 
 @contextlib.contextmanager
-def _checkpointing(network: ReferenceNet | PoseAnimator, wanted: bool) -> Iterator[None]:
-    before, network.checkpointing = network.checkpointing, wanted
+def _checkpointing(animator: PoseAnimator, wanted: bool) -> Iterator[None]:
+    before, animator.checkpointing = animator.checkpointing, wanted
     try:
         yield
     finally:
-        network.checkpointing = before
+        animator.checkpointing = before

@@ -11,7 +11,7 @@ import comfy.sd
 import comfy.utils
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...engine.half import with_scaled_gradient
@@ -82,6 +82,13 @@ Preparation = Literal["crop", "squash", "official"]
 Dormant's official code does, see nearest_signed."""
 
 
+def _keep_norm_inputs(model: nn.Module) -> None:
+    """Core's CLIP layers add to a tensor in place that a LayerNorm has read and needs again in the backward pass: let it read a copy."""
+    for part in model.modules():
+        if isinstance(part, nn.LayerNorm):
+            part.register_forward_pre_hook(lambda module, inputs: (inputs[0].clone(), *inputs[1:]))
+
+
 def embedding_width(clip_vision: comfy.clip_vision.ClipVisionModel) -> int | None:
     """Numbers in a projected embedding; None where the network has no projection that tells."""
     weight = getattr(getattr(clip_vision.model, "visual_projection", None), "weight", None)
@@ -95,6 +102,7 @@ class DifferentiableCLIPVision:
         if clip_vision.model_type == "siglip2_vision_model":
             raise ValueError("SigLIP 2 image encoders cannot be differentiated here: load a CLIP image encoder.")
         self.patcher = independent_copy(clip_vision.patcher)
+        _keep_norm_inputs(self.patcher.model)
         self._size, self._preparation = clip_vision.image_size, preparation
         self._device = clip_vision.load_device
         self._mean, self._std = clip_vision.image_mean, clip_vision.image_std

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .workflow_node import Node
 
 VAE = "vae-ft-mse-840000-ema-pruned.safetensors"
-ENCODER = "sd-image-variations-encoder.safetensors"
+ENCODER = "sd-image-variations-encoder.bin"
 SEED = 2024
 
 NOTE_PROTECT = """## Dormant

@@ -127,7 +127,7 @@ def test_one_view_per_socket_however_many_losses_use_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(224, 224), (100, 180)])
 def test_clip_vision_equals_core_and_has_a_gradient(size: tuple[int, int], astronaut: Tensor) -> None:
     """Core's own encode_image rounds to 8 bits, so its gradient is exactly zero."""
-    from stillguard.nodes.bridge.autograd import autograd_session, in_place_edits
+    from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.surrogates import Surrogates
     from testkit import tiny_clip_vision
 
@@ -135,7 +135,7 @@ def test_clip_vision_equals_core_and_has_a_gradient(size: tuple[int, int], astro
     with torch.inference_mode():
         clip_vision = tiny_clip_vision()
         expected = clip_vision.encode_image(picture.movedim(1, -1).clone())["image_embeds"]
-        with autograd_session(), contextlib.ExitStack() as stack, in_place_edits(True):
+        with autograd_session(), contextlib.ExitStack() as stack:
             surrogates = Surrogates()
             view = surrogates.clip_vision(clip_vision)
             stack.enter_context(surrogates.resident(height=64, width=64, low_memory=False))

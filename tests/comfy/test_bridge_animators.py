@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -47,17 +48,54 @@ def test_weights_that_became_inference_tensors_can_be_differentiated_through(fil
             assert float(latent.grad.abs().max()) > 0
 
 
-def test_low_memory_switches_checkpointing_on_and_back(files: dict[str, Path]) -> None:
-    from stillguard.nodes.bridge.animators import reference_net_from
+def gradient(files: dict[str, Path], *, low_memory: bool) -> Tensor:
+    """Of the frame loss and a ReferenceNet's, through the bridge's own residency."""
+    from stillguard.engine import Objective, Observation, Term
+    from stillguard.engine.draws import SeededDraws
+    from stillguard.engine.losses import dormant
+    from stillguard.engine.surrogates.pose_animator import last_timesteps, noise_schedule
+    from stillguard.nodes.bridge.animators import pose_animator_from, reference_net_from
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.surrogates import Surrogates
+    from support import RandomEncoder
 
+    parts = (files["denoising_unet"], files["motion_module"], files["pose_guider"])
+    loaded, loaded_animator = reference_net_from(files["reference_unet"], "fp32"), pose_animator_from(*parts, "fp32")
+    generator = torch.Generator().manual_seed(0)
+    clean, pose = torch.rand(1, 3, 128, 128, generator=generator), torch.rand(1, 3, 128, 128, generator=generator)
     with autograd_session():
         surrogates = Surrogates()
-        net = surrogates.reference_net(reference_net_from(files["reference_unet"], "auto"))
-        with surrogates.resident(height=128, width=128, low_memory=True):
-            assert net.checkpointing
-        assert not net.checkpointing
+        setup = dormant.ReferenceSetup(surrogates.reference_net(loaded), RandomEncoder(), RandomEncoder(1, channels=32))
+        animator = surrogates.animator(loaded_animator, frames=3)
+        signal, timesteps = noise_schedule().alphas_cumprod, last_timesteps()
+        frames = dormant.FrameIncoherence(animator, setup, pose, signal, timesteps, frames=3, noised=True)
+        objective = Objective((Term("reference", 100.0, dormant.ReferenceFeature(setup)), Term("frames", 1.0, frames)))
+        reference = Observation(clean)
+        with surrogates.resident(height=128, width=128, low_memory=low_memory):
+            assert animator.checkpointing == low_memory
+            for step in range(3):
+                leaf = (clean + 0.01).requires_grad_()
+                objective.backward(reference, Observation(leaf, draws=SeededDraws(step), low_memory=low_memory))
+        assert not animator.checkpointing
+        # The patchers still know their networks: a fast run follows.
+        with surrogates.resident(height=128, width=128, low_memory=False):
+            animator.guide(pose)
+    return leaf.grad
+
+
+@pytest.mark.parametrize("turns", [False, True])
+def test_low_memory_gives_the_same_gradient_and_leaves_everything_as_it_was(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, turns: bool
+) -> None:
+    """With turns, UNets are copied in and out as on a GPU, with the CPU in its place."""
+    from stillguard.nodes.bridge import surrogates
+
+    fast = gradient(files, low_memory=False)
+    monkeypatch.setattr(surrogates, "takes_turns", lambda: turns)
+    if not turns:
+        monkeypatch.setattr(surrogates, "one_at_a_time", None)  # would fail if it were called
+    low = gradient(files, low_memory=True)
+    assert float((low - fast).norm() / fast.norm()) < 1e-4
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("auto", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
@@ -67,6 +105,13 @@ def test_precision(files: dict[str, Path], precision: str, dtype: torch.dtype) -
     if precision == "auto" and torch.cuda.is_available():
         pytest.skip("auto is fp32 on the CPU only")
     assert {parameter.dtype for parameter in reference_net_from(files["reference_unet"], precision).net.parameters()} == {dtype}
+
+
+class Reader:
+    """A loaded net, as far as it matters what it reads."""
+
+    def __init__(self, context: str) -> None:
+        self.net = SimpleNamespace(format=SimpleNamespace(context=context))
 
 
 def test_the_empty_prompts_embedding_is_the_text_encoders_last_hidden_state(tmp_path: Path) -> None:
@@ -85,13 +130,14 @@ def test_the_empty_prompts_embedding_is_the_text_encoders_last_hidden_state(tmp_
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "clip.safetensors")
     with torch.inference_mode():
         clip = comfy.sd.load_clip([str(tmp_path / "clip.safetensors")])
-        ours = empty_prompt(clip)
+        ours = empty_prompt(clip, [Reader("image"), Reader("text")])
         # Start of text, then the end of text to the full length.
         expected = network(torch.tensor([[49406, *[49407] * 76]])).last_hidden_state
     assert ours.shape == (1, 77, 768)
     # Core keeps text encoders in half precision.
     assert float((ours.float() - expected).abs().max()) < 2e-3 * float(expected.abs().max())
-    assert empty_prompt(None) is None
+    assert empty_prompt(None, [Reader("text")]) is None
+    assert empty_prompt(clip, [Reader("image")]) is None
 
 
 @pytest.mark.parametrize("crop", [True, False])

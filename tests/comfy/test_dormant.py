@@ -1,72 +1,15 @@
-"""Dormant, its losses and its animator in the real server, on small networks in the public checkpoints' formats."""
+"""Dormant and its losses in the real server, on small networks in the public checkpoints' formats."""
 
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from bench import animator_files
 from bench.client import Client
-from bench.server import ComfyServer
+from dormant_graphs import WEIGHTS, dormant_graph
 from PIL import Image
-from safetensors.torch import load_file, save_file
-from support import Graph, node
-
-Build = Callable[..., Graph]
-WEIGHTS = {"vae_weight": 10.0, "clip_weight": 10.0, "reference_weight": 100.0, "frame_weight": 1.0, "lpips_weight": 10.0}
-NETS = ("reference_unet.pth", "magicanimate_appearance_encoder.safetensors", "model_state-110000.th", "checkpoints/sd15.safetensors")
-
-
-def sources() -> Graph:
-    """The astronaut at 128x192, models, a pose; everything that the graphs below take from."""
-    nets = {f"net{i}": node("StillguardLoadReferenceNet", file=file, precision="auto") for i, file in enumerate(NETS)}
-    parts = {"denoising_unet": "denoising_unet.pth", "motion_module": "motion_module.pth", "pose_guider": "pose_guider.pth"}
-    return {
-        "load": node("LoadImage", image="astronaut.png"),
-        "small": node("ImageScale", image=["load", 0], upscale_method="area", width=128, height=192, crop="disabled"),
-        "drawn": node("LoadImage", image="pose.png"),
-        "pose": node("ImageScale", image=["drawn", 0], upscale_method="area", width=128, height=192, crop="disabled"),
-        "vae": node("VAELoader", vae_name="stillguard_lab_vae.safetensors"),
-        "encoder": node("TestkitTinyCLIPVision"),
-        **nets,
-        "animator": node("StillguardLoadPoseAnimator", **parts, precision="auto"),
-    }
-
-
-@pytest.fixture
-def dormant_graph() -> Build:
-    def build(*, nets: int = 1, **changed: object) -> Graph:
-        inputs: dict[str, object] = {
-            "image": ["small", 0],
-            "vae": ["vae", 0],
-            "profile": "recommended",
-            "budget": 8.0,
-            "steps": 2,
-            "seed": 1,
-            "working_size": 128,
-            "memory": "fast",
-            **WEIGHTS,
-            **{f"reference_nets.reference_net{i}": [f"net{i}", 0] for i in range(nets)},
-            "lpips_backbone": "lpips_vgg16.safetensors",
-            "clip_vision": ["encoder", 0],
-            "pose_animator": ["animator", 0],
-            "pose": ["pose", 0],
-            **changed,
-        }
-        inputs = {name: value for name, value in inputs.items() if value is not None}
-        saving = {"filename_prefix": "test/dormant", "format": "png", "budget": 8.0, "keep_workflow": False}
-        return {
-            **sources(),
-            "dormant": {"class_type": "StillguardDormant", "inputs": inputs},
-            "save": node("StillguardSaveProtectedImage", images=["dormant", 0], clean=["dormant", 3], **saving),
-        }
-
-    return build
+from support import node
 
 
 def levels(client: Client, result: object, name: str = "save") -> np.ndarray:
@@ -77,7 +20,7 @@ def texts(result: object) -> str:
     return " ".join(event.payload.decode("utf-8", "replace") for event in result.of("binary3"))
 
 
-def test_the_whole_method_with_all_four_kinds_of_nets(client: Client, dormant_graph: Build) -> None:
+def test_the_whole_method_with_all_four_kinds_of_nets(client: Client) -> None:
     result = client.run(dormant_graph(nets=4))
     assert result.status == "success", result.error
     assert levels(client, result).shape == (192, 128, 3)
@@ -88,14 +31,14 @@ def test_the_whole_method_with_all_four_kinds_of_nets(client: Client, dormant_gr
         assert name in told
 
 
-def test_the_reference_profile_is_square_as_the_official_code(client: Client, dormant_graph: Build) -> None:
-    result = client.run(dormant_graph(nets=2, profile="reference", steps=3))
+def test_the_reference_profile_is_square_as_the_official_code(client: Client) -> None:
+    result = client.run(dormant_graph(profile="reference", steps=3))
     assert result.status == "success", result.error
     assert levels(client, result).shape == (128, 128, 3)
     assert "differs by at most 8 levels" in result.outputs["save"]["text"][0]
 
 
-def test_the_profiles_and_seeds_differ_and_low_memory_does_not(client: Client, dormant_graph: Build) -> None:
+def test_the_profiles_and_seeds_differ_and_low_memory_does_not(client: Client) -> None:
     pictures = {}
     for name, changed in {
         "fast": {},
@@ -111,7 +54,7 @@ def test_the_profiles_and_seeds_differ_and_low_memory_does_not(client: Client, d
     assert (pictures["fast"] != pictures["no frames"]).mean() > 0.01
 
 
-def test_what_has_no_weight_needs_no_models(client: Client, dormant_graph: Build) -> None:
+def test_what_has_no_weight_needs_no_models(client: Client) -> None:
     without = {name: 0.0 for name in WEIGHTS if name != "vae_weight"}
     graph = dormant_graph(nets=0, clip_vision=None, pose_animator=None, pose=None, lpips_backbone="lpips_vgg16.safetensors", **without)
     result = client.run(graph)
@@ -125,6 +68,8 @@ def test_what_has_no_weight_needs_no_models(client: Client, dormant_graph: Build
         ({"clip_vision": None}, "The CLIP loss needs an image encoder: connect clip_vision, or set clip_weight to 0."),
         ({"nets": 0}, "The ReferenceNet loss needs a network: connect a Load ReferenceNet"),
         ({"pose_animator": None}, "The frame loss needs an animator and a pose picture"),
+        ({"nets": 2, "profile": "reference"}, "reads the empty prompt in the profile 'reference': connect clip"),
+        ({"image": ["two", 0]}, "There are 2 photos, and the frame loss has the pose of one"),
         ({"pose": ["drawn", 0]}, "The pose picture is 512x512 and the photo 128x192: make the pose from this very photo"),
         ({"pose": None}, "The frame loss needs an animator and a pose picture"),
         ({"nets": 0, "reference_weight": 0.0}, "The frame loss needs the animator's ReferenceNet"),
@@ -132,13 +77,13 @@ def test_what_has_no_weight_needs_no_models(client: Client, dormant_graph: Build
         ({"frame_weight": 0.0, **dict.fromkeys(["vae_weight", "clip_weight", "reference_weight"], 0.0)}, "Nothing drives the protection"),
     ],
 )
-def test_what_is_missing_is_said_in_one_sentence(client: Client, dormant_graph: Build, changed: dict[str, object], sentence: str) -> None:
+def test_what_is_missing_is_said_in_one_sentence(client: Client, changed: dict[str, object], sentence: str) -> None:
     result = client.run(dormant_graph(**changed))
     assert result.status == "error"
     assert sentence in result.error
 
 
-def test_loss_nodes_build_the_same_method(client: Client, dormant_graph: Build) -> None:
+def test_loss_nodes_build_the_same_method(client: Client) -> None:
     """The preset against its parts, connected one by one: the same picture to the level."""
     graph = dormant_graph(nets=2, eot=["eot", 0], lpips_weight=0.0, clip_weight=0.0)
     ranges = {"blur_low": 0.1, "blur_high": 3.0, "jpeg_low": 30, "jpeg_high": 69, "noise_high": 0.03, "resize_low": 0.5, "resize_high": 2.0}
@@ -160,164 +105,3 @@ def test_loss_nodes_build_the_same_method(client: Client, dormant_graph: Build) 
     result = client.run(graph)
     assert result.status == "success", result.error
     assert np.array_equal(levels(client, result), levels(client, result, "own"))
-
-
-def animation(name: str, image: list[object], **changed: object) -> Graph:
-    victim = {"pose_animator": ["animator", 0], "reference_net": ["net0", 0], "vae": ["vae", 0], "clip_vision": ["encoder", 0]}
-    settings = {"seed": 7, "steps": 3, "guidance": 3.5, "working_size": 192, "window": 24, "overlap": 4}
-    saving = {"filename_prefix": f"test/{name}", "format": "png", "budget": 64.0, "keep_workflow": False}
-    return {
-        name: node("StillguardAnimatePose", **victim, image=image, **{"pose": ["poses", 0], **settings, **changed}),
-        f"save {name}": node("StillguardSaveProtectedImage", images=[name, 0], **saving),
-    }
-
-
-def poses(frames: int = 3) -> Graph:
-    return {"poses": node("RepeatImageBatch", image=["pose", 0], amount=frames)}
-
-
-def frames_of(client: Client, result: object, name: str) -> np.ndarray:
-    pictures = [client.view(image) for image in result.outputs[f"save {name}"]["images"]]
-    return np.stack([np.array(Image.open(io.BytesIO(picture))).astype(int) for picture in pictures])
-
-
-def test_the_animator_tells_clean_from_protected_and_is_deterministic(client: Client, dormant_graph: Build) -> None:
-    graph = dormant_graph() | poses()
-    # The same picture from another node, so that the second video is really made and does not come from the cache.
-    graph["copy"] = node("ImageScale", image=["load", 0], upscale_method="area", width=128, height=192, crop="disabled")
-    graph["again"] = node("ImageBatch", image1=["copy", 0], image2=["copy", 0])
-    graph |= animation("clean", ["small", 0]) | animation("copy video", ["again", 0]) | animation("protected", ["dormant", 0])
-    result = client.run(graph)
-    assert result.status == "success", result.error
-    clean, same, protected = (frames_of(client, result, name) for name in ("clean", "copy video", "protected"))
-    assert clean.shape == (3, 192, 128, 3)
-    assert np.array_equal(clean, same)
-    assert np.abs(clean - protected).max() > 2
-    steps = [event.data["value"] for event in result.of("progress") if event.data["node"] == "clean"]
-    assert steps[-1] == 3
-
-
-def test_long_sequences_and_other_seeds(client: Client) -> None:
-    graph = sources() | poses(7) | animation("long", ["small", 0], window=4, overlap=2, seed=8, working_size=128)
-    graph |= animation("whole", ["small", 0], seed=8, working_size=128) | animation("other", ["small", 0], seed=9, working_size=128)
-    result = client.run(graph)
-    assert result.status == "success", result.error
-    long, whole, other = (frames_of(client, result, name) for name in ("long", "whole", "other"))
-    assert long.shape == whole.shape == (7, 128, 88, 3)
-    assert np.abs(long - whole).max() > 0
-    assert np.abs(whole - other).mean() > np.abs(long - whole).mean()
-
-
-def test_an_animation_can_be_cancelled(client: Client) -> None:
-    def cancel(event: object) -> None:
-        if event.type == "progress" and event.data["value"] >= 2:
-            client.interrupt()
-
-    result = client.run(sources() | poses(4) | animation("cancelled", ["small", 0], steps=1000, seed=10), cancel)
-    assert result.status == "interrupted"
-    assert client.run(sources() | poses(2) | animation("after", ["small", 0], seed=10)).status == "success"
-
-
-@pytest.mark.parametrize(
-    ("changed", "sentence"),
-    [
-        ({"window": 8, "overlap": 8}, "choose an overlap from 0 to 7"),
-        ({"reference_net": ["net1", 0]}, "is a ReferenceNet of MagicAnimate, which this animator cannot read: load reference_unet.pth"),
-    ],
-)
-def test_mistakes_with_the_animator(client: Client, changed: dict[str, object], sentence: str) -> None:
-    graph = sources() | poses() | animation("mistaken", ["small", 0])
-    graph["mistaken"]["inputs"] |= changed
-    result = client.run(graph)
-    assert result.status == "error"
-    assert sentence in result.error
-
-
-@pytest.fixture
-def wrong_file(server: ComfyServer) -> Iterator[Callable[[str, bytes], str]]:
-    written: list[Path] = []
-
-    def write(name: str, content: bytes) -> str:
-        written.append(server.base / "models" / "stillguard" / name)
-        written[-1].write_bytes(content)
-        return name
-
-    yield write
-    for file in written:
-        file.unlink()
-
-
-class Harmful:
-    def __reduce__(self) -> tuple[object, ...]:
-        return exec, ("raise SystemExit('ran')",)
-
-
-def pickled() -> bytes:
-    buffer = io.BytesIO()
-    torch.save({"conv_in.weight": Harmful()}, buffer)
-    return buffer.getvalue()
-
-
-def sdxl(folder: Path) -> bytes:
-    state = load_file(animator_files.stable_diffusion(folder))
-    save_file({**state, "model.diffusion_model.label_emb.0.0.weight": torch.zeros(1)}, folder / "sdxl.safetensors")
-    return (folder / "sdxl.safetensors").read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("name", "sentence"),
-    [
-        ("pickled.pth", "holds program code instead of bare weights, and nothing of it was run"),
-        ("truncated.pth", "is damaged or was not downloaded to its end: download it again"),
-        ("sdxl.safetensors", "is an SDXL UNet, and only the Stable Diffusion 1.5 family works here"),
-        ("swapped.pth", "is not a ReferenceNet: choose AnimateAnyone's reference_unet.pth"),
-    ],
-)
-def test_wrong_files_as_reference_net(
-    client: Client, server: ComfyServer, wrong_file: Callable[[str, bytes], str], tmp_path: Path, name: str, sentence: str
-) -> None:
-    folder = server.base / "models" / "stillguard"
-    contents = {
-        "pickled.pth": pickled,
-        "truncated.pth": lambda: (folder / "reference_unet.pth").read_bytes()[:-200000],
-        "sdxl.safetensors": lambda: sdxl(tmp_path),
-        "swapped.pth": lambda: (folder / "pose_guider.pth").read_bytes(),
-    }
-    wrong_file(name, contents[name]())
-    graph = {"net": node("StillguardLoadReferenceNet", file=name, precision="auto"), "look": node("PreviewAny", source=["net", 0])}
-    result = client.run(graph)
-    assert result.status == "error"
-    assert sentence in result.error
-
-
-def test_swapped_and_missing_files_of_an_animator(client: Client, server: ComfyServer, wrong_file: Callable[[str, bytes], str]) -> None:
-    parts = {"denoising_unet": "denoising_unet.pth", "motion_module": "motion_module.pth", "pose_guider": "pose_guider.pth"}
-
-    def failure(**changed: str) -> str:
-        loader = node("StillguardLoadPoseAnimator", **{**parts, **changed}, precision="fp32")
-        result = client.run({"animator": loader, "look": node("PreviewAny", source=["animator", 0])})
-        assert result.status == "error"
-        return result.error
-
-    assert "is a ReferenceNet, which has no output layer: choose AnimateAnyone's denoising_unet.pth here" in failure(
-        denoising_unet="reference_unet.pth"
-    )
-    denoiser = node("StillguardLoadReferenceNet", file="denoising_unet.pth", precision="auto")
-    result = client.run({"net": denoiser, "look": node("PreviewAny", source=["net", 0])})
-    assert "denoising_unet.pth is AnimateAnyone's denoiser: choose reference_unet.pth here" in result.error
-    file = server.base / "models" / "stillguard" / "motion_module.pth"
-    file.rename(file.with_suffix(".away"))
-    try:
-        message = failure()
-    finally:
-        file.with_suffix(".away").rename(file)
-    assert "motion_module.pth or motion_module.safetensors is missing (AnimateAnyone's motion modules" in message
-    assert "https://huggingface.co/patrolli/AnimateAnyone" in message
-
-
-def test_every_file_of_the_method_is_in_the_catalogue(client: Client) -> None:
-    """And the loaders offer the names that upstream gives them, whether they are there or not."""
-    info = client.object_info()
-    offered = json.dumps(info["StillguardLoadReferenceNet"]["input"]) + json.dumps(info["StillguardLoadPoseAnimator"]["input"])
-    for name in (*NETS, "denoising_unet.pth", "motion_module.pth", "pose_guider.pth"):
-        assert name in offered

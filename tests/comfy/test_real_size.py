@@ -38,7 +38,7 @@ FILES = {
 def write_files(manifests: Path, models: Path) -> None:
     for seed, (name, file) in enumerate(FILES.items()):
         animator_files.from_manifest(manifests / f"{name}.json", models / file, seed=seed)
-    # The real file holds four networks; the published container is a pickle.
+    # The real file holds five networks; the published container is a pickle.
     keys = json.loads((manifests / "magicpose_model_state.json").read_text())["keys"]
     state = animator_files.random_state({key: tuple(shape) for key, (shape, _) in keys.items()}, 20, torch.float16)
     torch.save({"state_dict": state}, models / "stillguard" / "model_state-110000.th")

@@ -83,14 +83,39 @@ def test_windows_cover_every_frame_with_their_overlap(frames: int, length: int, 
     assert len({part.start for part in parts}) == len(parts)
 
 
-def test_long_sequences_join_without_a_seam(animator: PoseAnimator, net: ReferenceNet) -> None:
-    """More frames than a window: neighbours across a border differ no more than neighbours elsewhere, up to a factor."""
-    given = inputs(animator, net, frames=1)
-    given["pose"] = given["pose"].expand(14, -1, -1, -1)
-    long = video(animator, given, window=6, overlap=3)
-    assert long.shape[2] == 14
-    change = (long[:, :, 1:] - long[:, :, :-1]).square().mean(dim=(0, 1, 3, 4)).sqrt()
-    assert change.max() < 2.5 * change.median()
+class OneNumberPerWindow:
+    """In place of a denoiser: the first window predicts 1, the second 2, ..."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def denoise(self, noisy: Tensor, *_: object) -> Tensor:
+        self.calls += 1
+        return torch.full_like(noisy, float(self.calls))
+
+
+def test_windows_are_blended_by_nearness() -> None:
+    """At the last step's end the latents are the schedule's own answer to the blended prediction, frame by frame."""
+    given = {"tokens": torch.zeros(1, 1, 4), "bank": {}, "pose": torch.zeros(9, 4, 2, 2)}
+    *_, last = animate(OneNumberPerWindow(), **given, steps=1, guidance=1.0, window=6, overlap=3, seed=5)
+    # Frames 0 to 2 are the first window's, 6 to 8 the second's; between, the shares are 3:1, 2:2 and 1:3 of 4.
+    shares = [(3, 1), (2, 2), (1, 3)]
+    expected = [1.0] * 3 + [(1 * a + 2 * b) / (a + b) for a, b in shares] + [2.0] * 3
+    schedule = noise_schedule()
+    schedule.set_timesteps(1)
+    noise = torch.randn(1, 4, 9, 2, 2, generator=stream(5, "frames"))
+    velocity = torch.tensor(expected)[None, None, :, None, None].expand_as(noise)
+    torch.testing.assert_close(last.latents, schedule.step(velocity, 999, noise).prev_sample)
+
+
+def test_a_long_sequence_of_one_constant_prediction_is_untouched_by_windows() -> None:
+    class Constant:
+        def denoise(self, noisy: Tensor, *_: object) -> Tensor:
+            return torch.full_like(noisy, 0.5)
+
+    given = {"tokens": torch.zeros(1, 1, 4), "bank": {}, "pose": torch.zeros(14, 4, 2, 2)}
+    whole, parted = (list(animate(Constant(), **given, steps=2, window=w, overlap=3))[-1].latents for w in (14, 6))
+    torch.testing.assert_close(whole, parted)
 
 
 def test_progress_counts_every_denoiser_call(animator: PoseAnimator, net: ReferenceNet) -> None:

@@ -13,6 +13,7 @@ from bench import animator_files
 from safetensors.torch import load_file, save_file
 from stillguard.engine.surrogates.pose_animator import denoiser_unet, load_pose_animator, pose_guider
 from stillguard.engine.surrogates.reference_net import load_reference_net, reference_net
+from stillguard.engine.weights.catalogue import catalogue
 from stillguard.engine.weights.reading import WeightsError, read_weights
 from torch import Tensor
 
@@ -47,6 +48,24 @@ def test_every_key_of_a_published_reference_net_is_accounted_for(shared: Path, n
     order = manifest.get("feature_list_order")
     if order:  # another order than that of the forward pass, but the same blocks
         assert {block.removesuffix(".transformer_blocks.0") for block, _ in order} == set(net.names)
+
+
+@pytest.mark.parametrize(
+    ("entry", "manifest"),
+    {
+        "animate_anyone_reference": "moore_reference_unet",
+        "animate_anyone_denoiser": "moore_denoising_unet",
+        "animate_anyone_motion": "moore_motion_module",
+        "animate_anyone_pose_guider": "moore_pose_guider",
+        "magic_animate_appearance": "magicanimate_appearance_encoder",
+        "magic_pose": "magicpose_model_state",
+        "sd_image_variations_encoder": "sd_image_variations_image_encoder",
+    }.items(),
+)
+def test_the_catalogue_knows_the_published_files(shared: Path, entry: str, manifest: str) -> None:
+    facts, state = published(shared, manifest)
+    assert set(catalogue()[entry].keys) <= state.keys()
+    assert catalogue()[entry].size_mb == pytest.approx(4 * facts["n_elements"] / 1e6, abs=1)
 
 
 @pytest.mark.parametrize("extra", [True, False])

@@ -111,15 +111,15 @@ def test_gradient_of_the_whole_objective_agrees_with_finite_differences(objectiv
 
 
 def test_low_memory_and_checkpointing_give_the_same_gradient(
-    objective: Objective, net: ReferenceNet, animator: PoseAnimator, clean: Tensor, perturbed: Tensor
+    objective: Objective, animator: PoseAnimator, clean: Tensor, perturbed: Tensor
 ) -> None:
     fast = gradient(objective, clean, perturbed)
     assert error(gradient(objective, clean, perturbed, low_memory=True), fast) < 1e-5
-    net.checkpointing = animator.checkpointing = True
+    animator.checkpointing = True
     try:
         assert error(gradient(objective, clean, perturbed, low_memory=True), fast) < 1e-5
     finally:
-        net.checkpointing = animator.checkpointing = False
+        animator.checkpointing = False
 
 
 def test_checkpointing_saves_memory(frames: FrameIncoherence, animator: PoseAnimator, clean: Tensor, perturbed: Tensor) -> None:
@@ -133,7 +133,7 @@ def test_checkpointing_saves_memory(frames: FrameIncoherence, animator: PoseAnim
         finally:
             animator.checkpointing = False
         peaks.append(peaked())
-    assert peaks[1] < 0.8 * peaks[0]
+    assert peaks[1] < 0.6 * peaks[0]
 
 
 def test_every_term_takes_part(objective: Objective, clean: Tensor, perturbed: Tensor) -> None:
@@ -226,3 +226,10 @@ def test_half_precision_points_the_same_way(
     )
     exact, rough = (gradient(Objective((Term("frames", 1e-3, loss),)), clean, perturbed) for loss in (frames, low))
     assert float(F.cosine_similarity(exact.flatten() * 1e6, rough.flatten() * 1e6, dim=0)) > (0.98 if dtype == torch.bfloat16 else 0.999)
+
+
+def test_what_cannot_be_frames_is_said_in_one_sentence(frames: FrameIncoherence) -> None:
+    with pytest.raises(ValueError, match="choose 2 or more"):
+        replace(frames, frames=1)
+    with pytest.raises(ValueError, match="There are 3 pose pictures for 5 frames"):
+        replace(frames, pose=frames.pose.expand(3, -1, -1, -1))
