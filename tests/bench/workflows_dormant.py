@@ -30,13 +30,13 @@ from this model. This animator was also attacked directly; others may be affecte
 def _models(*, others: bool) -> list[Node]:
     nets = ["reference_unet.pth", *(["magicanimate_appearance_encoder.safetensors", "model_state-110000.th"] if others else [])]
     loaders = [
-        Node(f"net{index}", "StillguardLoadReferenceNet", (20, 980 + 130 * index), (380, 82), widgets={"file": file})
+        Node(f"net{index}", "StillguardLoadReferenceNet", (20, 980 + 220 * index), (380, 82), widgets={"file": file})
         for index, file in enumerate(nets)
     ]
     return [
-        Node("vae", "VAELoader", (440, 420), (340, 60), widgets={"vae_name": VAE}),
-        Node("encoder", "CLIPVisionLoader", (440, 540), (340, 60), widgets={"clip_name": ENCODER}),
-        Node("animator", "StillguardLoadPoseAnimator", (440, 660), (340, 130)),
+        Node("vae", "VAELoader", (440, 430), (340, 60), widgets={"vae_name": VAE}),
+        Node("encoder", "CLIPVisionLoader", (440, 590), (340, 60), widgets={"clip_name": ENCODER}),
+        Node("animator", "StillguardLoadPoseAnimator", (440, 730), (340, 130)),
         *loaders,
     ]
 
@@ -86,10 +86,10 @@ ATTACK_DORMANT = [
     *_photo(NOTE_ATTACK),
     *_models(others=False),
     *_dormant(1),
-    Node("clip", "LoadVideo", (820, 880), (460, 330), title="Poses to move through", widgets={"file": "pose.mp4"}),
-    Node("frames", "GetVideoComponents", (820, 1260), (460, 80), links={"video": ("clip", 0)}),
-    _animated("clean_video", "Attack the clean picture", 580, ("dormant", 3)),
-    _animated("protected_video", "Attack the protected picture", 980, ("dormant", 0)),
+    Node("clip", "LoadVideo", (820, 1140), (460, 330), title="Poses to move through", widgets={"file": "pose.mp4"}),
+    Node("frames", "GetVideoComponents", (820, 1560), (460, 80), links={"video": ("clip", 0)}),
+    _animated("clean_video", "Attack the clean picture", 620, ("dormant", 3)),
+    _animated("protected_video", "Attack the protected picture", 1280, ("dormant", 0)),
     Node(
         "pair",
         "ImageStitch",
@@ -98,11 +98,11 @@ ATTACK_DORMANT = [
         widgets={"direction": "right"},
         links={"image1": ("clean_video", 0), "image2": ("protected_video", 0)},
     ),
-    Node("video", "CreateVideo", (1720, 260), (340, 80), widgets={"fps": 8.0}, links={"images": ("pair", 0)}),
+    Node("video", "CreateVideo", (1720, 300), (340, 80), widgets={"fps": 8.0}, links={"images": ("pair", 0)}),
     Node(
         "saved",
         "SaveVideo",
-        (1720, 400),
+        (1720, 520),
         (560, 460),
         title="Clean and protected, animated",
         widgets={"filename_prefix": "stillguard/animated"},

@@ -1,6 +1,7 @@
 """Networks of the real size, with random weights under the published files' keys, through the nodes of a real server.
 
-Takes about 15 GB of disk, 20 GB of memory and twenty minutes on two cores: `nox -s tests -- tests/comfy/test_real_size.py --slow`.
+Takes about 15 GB of disk, 20 GB of memory and twenty minutes on two cores: `nox -s tests -- tests/comfy/test_real_size.py --slow`;
+with `--junitxml=FILE` the losses and the peak of memory stand in that file.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def full_size(tmp_path_factory: pytest.TempPathFactory, shared: Path, vgg_file: 
         shutil.rmtree(base)
 
 
-def test_one_step_with_every_term_at_512_pixels(full_size: ComfyServer, record_property: Callable[[str, object], None]) -> None:
+def test_one_step_with_every_term_at_512_pixels(full_size: ComfyServer, record_testsuite_property: Callable[[str, object], None]) -> None:
     """Every key of every file has its place, or a loader would have named it."""
     nets = {"net0": "reference_unet.pth", "net1": "magicanimate_appearance_encoder.safetensors", "net2": "model_state-110000.th"}
     parts = {"denoising_unet": "denoising_unet.pth", "motion_module": "motion_module.pth", "pose_guider": "pose_guider.pth"}
@@ -94,7 +95,7 @@ def test_one_step_with_every_term_at_512_pixels(full_size: ComfyServer, record_p
     assert "differs by at most 8 levels" in result.outputs["save"]["text"][0]
     told = next(text for event in result.of("binary3") if "Frame Incoherence" in (text := event.payload.decode("utf-8", "replace")))
     peak = int(re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{full_size.process.pid}/status").read_text())[1]) / 1e6
-    record_property("losses", told)
-    record_property("peak GB", peak)
+    record_testsuite_property("losses", told)
+    record_testsuite_property("peak GB", peak)
     assert "nan" not in told
     assert peak < LIMIT_GB
