@@ -70,7 +70,7 @@ class Scene:
         unet = {"block_out_channels": widths, "layers_per_block": layers, "cross_attention_dim": context}
         spatial = animator_files.unet_shapes(layers=layers, context=context, widths=widths)
         video = animator_files.shapes_of(lambda: UNetMotionModel(**unet, motion_num_attention_heads=8))
-        motion = {name: shape for key, shape in video.items() if ".motion_m" in key for name in animator_files.original_names(key)}
+        motion = {name: shape for key, shape in video.items() if ".motion_m" in key for name in pose_animator.upstream_names(key)}
         guider = animator_files.shapes_of(lambda: ControlNetConditioningEmbedding(widths[0], 3, (16, 32, 96, 256)))
         torch.manual_seed(0)
         with torch.device(device):

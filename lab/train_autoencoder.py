@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..engine.surrogates.sd_unet import LATENT_SCALE
 from ..engine.surrogates.tiny_autoencoder import TinyAutoencoder
 
 HELD_OUT_EVERY = 10
@@ -137,12 +138,12 @@ def train_step(network: TinyAutoencoder, image: Tensor) -> Tensor:
 
 
 def shipped_state(average: dict[str, Tensor], pictures: list[Tensor]) -> dict[str, Tensor]:
-    """fp16 weights with the scale that gives latents of these pictures unit variance."""
+    """fp16 weights with the scale that gives latents of these pictures unit variance after Stable Diffusion 1.5's factor."""
     network = TinyAutoencoder()
     network.load_state_dict({key: value.half().float() for key, value in average.items()})
     with torch.inference_mode():
         latents = torch.cat([network.encode(picture[None].float() / 255).flatten() for picture in pictures[::32]])
-    average = {**average, "vae_scale": latents.std()}
+    average = {**average, "vae_scale": latents.std() * LATENT_SCALE}
     return {key: value.half().contiguous() for key, value in average.items()}
 
 

@@ -8,6 +8,7 @@ from .animators import AnimatePose, LoadPoseAnimator, LoadReferenceNet
 from .dormant import Dormant
 from .eot import EoTNode
 from .evaluate import PerturbationVisibility
+from .image_encoders import LoadImageEncoder
 from .losses_dormant import CLIPSemanticLoss, FrameIncoherenceLoss, LPIPSPenalty, ReferenceNetFeatureLoss, VAELatentLoss
 from .protect import CombineLosses, Protect
 from .save import SaveProtectedImage
@@ -18,6 +19,7 @@ class StillguardExtension(ComfyExtension):
         return [
             LoadReferenceNet,
             LoadPoseAnimator,
+            LoadImageEncoder,
             VAELatentLoss,
             CLIPSemanticLoss,
             ReferenceNetFeatureLoss,

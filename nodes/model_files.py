@@ -9,15 +9,16 @@ from pathlib import Path
 import folder_paths
 
 from ..engine.surrogates.tiny_autoencoder import SHIPPED
-from ..engine.weights.catalogue import Entry
+from ..engine.weights.catalogue import LAB, Entry
 
 
 def register_model_folders() -> None:
-    """models/stillguard for our files; the folder of the shipped autoencoder joins the `vae` folders."""
+    """models/stillguard for our files and the shipped networks; the folder of the shipped autoencoder joins the `vae` folders."""
     ours = Path(folder_paths.models_dir) / "stillguard"
     with contextlib.suppress(OSError):  # a read-only models folder may still hold everything elsewhere
         ours.mkdir(parents=True, exist_ok=True)
     folder_paths.add_model_folder_path("stillguard", str(ours))
+    folder_paths.add_model_folder_path("stillguard", str(LAB))
     # MagicPose is published as .th.
     folder_paths.folder_names_and_paths["stillguard"][1].update(folder_paths.supported_pt_extensions | {".th"})
     folder_paths.add_model_folder_path("vae", str(SHIPPED.parent))

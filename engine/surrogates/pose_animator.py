@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -91,12 +92,12 @@ class PoseAnimator(nn.Module):
         features: Tensor = self.guider(pose.to(self.unet.dtype))
         return features
 
-    def denoise(self, noisy: Tensor, timestep: int, context: Tensor, pose: Tensor, bank: Bank | None = None) -> Tensor:
+    def denoise(self, noisy: Tensor, timestep: int | Tensor, context: Tensor, pose: Tensor, bank: Bank | None = None) -> Tensor:
         """The prediction v of [B,4,N,h,w] fp32, from noisy latents of the same shape.
 
-        context: [B,T,D]. pose: from `guide`, [N,C,h,w], the same for every row. bank: reference features with B rows, read by
-        every frame's spatial self-attention (Hu et al. 2024, section 3.2); without it attention sees the frame alone, as in
-        the unconditional row of classifier-free guidance. N is at most LONGEST_CLIP.
+        timestep: one for all rows, or [B]. context: [B,T,D]. pose: from `guide`, [N,C,h,w], the same for every row, or
+        [B*N,C,h,w]. bank: reference features with B rows, read by every frame's spatial self-attention (Hu et al. 2024, section
+        3.2); without it attention sees the frame alone, as in the unconditional row of classifier-free guidance. N is at most LONGEST_CLIP.
         """
         dtype, frames, names = self.unet.dtype, noisy.shape[2], tuple(bank or {})
 
@@ -105,7 +106,7 @@ class PoseAnimator(nn.Module):
             try:
                 sample = self.unet(
                     noisy.to(dtype),
-                    torch.full((), timestep, device=noisy.device),
+                    timestep if isinstance(timestep, Tensor) else torch.full((), timestep, device=noisy.device),
                     context.to(dtype).repeat_interleave(frames, dim=0),
                     cross_attention_kwargs={"bank": {name: f.to(dtype) for name, f in zip(names, features, strict=True)}},
                     return_dict=False,
@@ -248,6 +249,18 @@ def pose_guider(state: State, name: str, *, dtype: torch.dtype = torch.float32) 
 
 def _no_denoiser(name: str) -> WeightsError:
     return WeightsError(f"{name} is not AnimateAnyone's denoiser: choose denoising_unet.pth.")
+
+
+def upstream_names(name: str) -> list[str]:
+    """AnimateAnyone's name of a motion module's tensor in UNetMotionModel; two names for the positions, which it holds twice."""
+    module, _, inner = re.fullmatch(r"(.*\.motion_modules\.\d+)(\.)(.*)", name).groups()  # type: ignore[union-attr]
+    inner = f".{inner}"
+    if inner.endswith(".pos_embed.pe"):
+        first = inner.replace(".pos_embed.pe", ".attention_blocks.0.pos_encoder.pe")
+        return [f"{module}.temporal_transformer{copy}" for copy in (first, first.replace("blocks.0.pos", "blocks.1.pos"))]
+    for old, new in _MOTION_NAMES[2:]:
+        inner = inner.replace(new, old)
+    return [f"{module}.temporal_transformer{inner}"]
 
 
 def _motion_name(name: str) -> str:

@@ -8,6 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+# The laboratory's networks, which ship with the pack.
+LAB = Path(__file__).parent / "lab"
+
 
 @dataclass(frozen=True)
 class Entry:

@@ -6,8 +6,7 @@ They load as the real files do and prove nothing about effect.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -59,6 +58,7 @@ def animate_anyone(folder: Path, *, seed: int = 0, context: int = 32, widths: tu
     """reference_unet, denoising_unet, motion_module and pose_guider, as MooreThreads publish them but safetensors."""
     from diffusers import UNetMotionModel
     from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
+    from stillguard.engine.surrogates.pose_animator import upstream_names
 
     spatial = unet_shapes(context=context, widths=widths)
     video = shapes_of(
@@ -68,7 +68,7 @@ def animate_anyone(folder: Path, *, seed: int = 0, context: int = 32, widths: tu
     parts = {
         "reference_unet": {key: shape for key, shape in spatial.items() if not is_output(key)},
         "denoising_unet": spatial,
-        "motion_module": {name: shape for key, shape in video.items() if ".motion_modules." in key for name in original_names(key)},
+        "motion_module": {name: shape for key, shape in video.items() if ".motion_modules." in key for name in upstream_names(key)},
         "pose_guider": guider,
     }
     return {name: write(folder / f"{name}.safetensors", random_state(shapes, seed + i)) for i, (name, shapes) in enumerate(parts.items())}
@@ -81,18 +81,6 @@ def publish(folder: Path, *, context: int = 32) -> None:
         file.unlink()
     magic_animate(folder, context=context).rename(folder / "magicanimate_appearance_encoder.safetensors")
     magic_pose(folder, context=context)
-
-
-def original_names(key: str) -> Iterator[str]:
-    """AnimateAnyone's name (or names) of a motion module's tensor in diffusers' UNetMotionModel."""
-    key = re.sub(r"(motion_modules\.\d+)\.", r"\1.temporal_transformer.", key)
-    if key.endswith(".pos_embed.pe"):
-        yield key.replace(".pos_embed.pe", ".attention_blocks.0.pos_encoder.pe")
-        yield key.replace(".pos_embed.pe", ".attention_blocks.1.pos_encoder.pe")
-        return
-    for ours, theirs in ((".attn1.", ".attention_blocks.0."), (".attn2.", ".attention_blocks.1."), (".norm3.", ".ff_norm.")):
-        key = key.replace(ours, theirs)
-    yield key.replace(".norm1.", ".norms.0.").replace(".norm2.", ".norms.1.")
 
 
 def magic_animate(folder: Path, *, seed: int = 10, context: int = 32) -> Path:

@@ -28,6 +28,7 @@ NODES = {
     "StillguardSaveProtectedImage",
     "StillguardLoadReferenceNet",
     "StillguardLoadPoseAnimator",
+    "StillguardLoadImageEncoder",
     "StillguardReferenceNetFeatureLoss",
     "StillguardFrameIncoherenceLoss",
     "StillguardDormant",

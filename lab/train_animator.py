@@ -1,0 +1,171 @@
+r"""Train the small pose-driven animator that ships with the pack, in AnimateAnyone's checkpoint format.
+
+    python -m stillguard.lab.train_animator --data PAIRS --encoder OUT/stillguard_lab_encoder.safetensors \
+        --checkpoint run/animator.pt --out OUT
+
+Reference UNet, denoiser with reference attention, motion modules and pose guider are trained together from scratch: given one photo
+of a pair and the poses of both, predict both photos as a clip of two frames (v-prediction on the zero-SNR schedule, Hu et al. 2024; Lin
+et al. 2024), in the latent space of the shipped autoencoder at 128 pixels. One batch in ten has no reference, for guidance.
+It can be stopped and called again. The figure that it prints is the loss on held-out pairs at fixed noise.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from diffusers import UNet2DConditionModel, UNetMotionModel
+from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
+from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..engine.surrogates.pose_animator import PoseAnimator, motion_unet, noise_schedule, upstream_names
+from ..engine.surrogates.reference_net import ANIMATE_ANYONE, ReferenceNet, truncated_unet
+from ..engine.surrogates.sd_unet import GROUPS, HEADS, LATENT_SCALE
+from ..engine.surrogates.tiny_autoencoder import TinyAutoencoder, load_tiny_autoencoder
+from .pairs import Pair, load_pairs
+from .train_encoder import network as encoder_network
+from .train_encoder import project
+from .training import Loss, Training, arguments, run
+
+SIDE, CONTEXT = 128, 64
+WIDTHS = (32, 64, 96, 96)
+POSE_WIDTHS = (16, 32, 64, 96)
+BATCH, DROPPED, SEEN_WEIGHT = 16, 0.1, 0.25
+
+
+class Clips(NamedTuple):
+    """latents: [N,2,4,h,w] as UNets see them; poses: [N,2,3,S,S] uint8; tokens: [N,2,1,D], each photo's embedding."""
+
+    latents: Tensor
+    poses: Tensor
+    tokens: Tensor
+
+
+class Animator(nn.Module):
+    """The two networks, trainable."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        unet = UNet2DConditionModel(block_out_channels=WIDTHS, layers_per_block=1, cross_attention_dim=CONTEXT)
+        video = UNetMotionModel(block_out_channels=WIDTHS, layers_per_block=1, cross_attention_dim=CONTEXT)
+        self.reference = ReferenceNet(
+            _filled(truncated_unet(unet.state_dict(), heads=HEADS, groups=GROUPS), unet.state_dict()), ANIMATE_ANYONE
+        )
+        motion = _filled(motion_unet(video.state_dict(), heads=HEADS, groups=GROUPS), video.state_dict())
+        self.animator = PoseAnimator(motion, ControlNetConditioningEmbedding(WIDTHS[0], 3, POSE_WIDTHS))
+
+        for module in motion.modules():
+            if isinstance(module, AnimateDiffTransformer3D):
+                # Motion modules begin as the identity (Guo et al. 2024).
+                nn.init.zeros_(module.proj_out.weight)
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, reference: Tensor, tokens: Tensor, poses: Tensor, *, guided: bool) -> Tensor:
+        """v of [B,4,N,h,w]; timesteps [B], reference [B,4,h,w], tokens [B,1,D], poses [B,N,3,S,S]. Unguided: the reference is unseen."""
+        pose = self.animator.guide(poses.flatten(0, 1))
+        if not guided:
+            return self.animator.denoise(noisy, timesteps, torch.zeros_like(tokens), pose)
+        bank = dict(zip(self.reference.names, self.reference(reference, 0, tokens), strict=True))
+        return self.animator.denoise(noisy, timesteps, tokens, pose, bank)
+
+
+def reference_tail() -> dict[str, Tensor]:
+    """Zeros for what AnimateAnyone's reference_unet holds behind the last feature; nothing reads it."""
+    unet = UNet2DConditionModel(block_out_channels=WIDTHS, layers_per_block=1, cross_attention_dim=CONTEXT)
+    return {key: torch.zeros_like(value) for key, value in unet.state_dict().items() if not key.startswith(("conv_norm_out.", "conv_out."))}
+
+
+def _filled(network: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+    network.load_state_dict({key: state[key] for key in network.state_dict()}, assign=True)
+    return network
+
+
+@torch.no_grad()
+def clips(pairs: list[Pair], vae: TinyAutoencoder, encoder: nn.Module) -> Clips:
+    """Of all pairs and their mirror images."""
+    both = [*pairs, *(pair.mirrored() for pair in pairs)]
+    pictures = torch.stack([pair.pictures for pair in both])
+    latents, tokens = [], []
+    for part in pictures.flatten(0, 1).split(64):
+        image = part.float() / 255
+        latents.append(vae.encode(image) * LATENT_SCALE)
+        tokens.append(project(encoder, image))
+    poses = torch.stack([(pair.poses() * 255).round().byte() for pair in both])
+    whole = torch.cat(latents)
+    return Clips(whole.unflatten(0, (-1, 2)), poses, torch.cat(tokens)[:, None].unflatten(0, (-1, 2)))
+
+
+def denoising(data: Clips, *, batch: int = BATCH) -> Loss:
+    """The loss over random batches."""
+    signal = noise_schedule().alphas_cumprod
+
+    def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
+        rows = torch.randint(len(data.latents), (batch,), generator=generator)
+        shown = torch.randint(2, (batch,), generator=generator)  # which photo is the reference
+        clean, poses = data.latents[rows].transpose(1, 2), data.poses[rows].float() / 255
+        reference, tokens = data.latents[rows, shown], data.tokens[rows, shown]
+        timesteps = torch.randint(1000, (batch,), generator=generator)
+        guided = bool(torch.rand((), generator=generator) >= DROPPED)
+        noise = torch.randn(clean.shape, generator=generator)
+        a, b = (value.sqrt().view(-1, 1, 1, 1, 1) for value in (signal[timesteps], 1 - signal[timesteps]))
+        velocity = network(a * clean + b * noise, timesteps, reference, tokens, poses, guided=guided)
+        errors = (velocity - (a * noise - b * clean)).square().mean(dim=(1, 3, 4))
+        # The frame that is the reference itself is soon learned.
+        weights = torch.ones(batch, 2).scatter_(1, shown[:, None], SEEN_WEIGHT)
+        return (errors * weights).sum() / weights.sum()
+
+    return loss
+
+
+@torch.no_grad()
+def held_out_loss(network: nn.Module, data: Clips) -> float:
+    generator = torch.Generator().manual_seed(0)
+    loss = denoising(data, batch=len(data.latents) // 2)
+    return float(torch.stack([loss(network, generator) for _ in range(4)]).mean())
+
+
+def files(average: dict[str, Tensor], tail: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The four files' tensors under AnimateAnyone's names; `tail` is what a reference UNet holds behind its last feature."""
+    parts: dict[str, dict[str, Tensor]] = {name: {} for name in ("reference_unet", "denoising_unet", "motion_module", "pose_guider")}
+    for key, value in average.items():
+        owner, _, rest = key.partition(".")
+        part, _, name = rest.partition(".")
+        if owner == "reference":
+            parts["reference_unet"][name] = value
+        elif part == "guider":
+            parts["pose_guider"][name] = value
+        elif ".motion_modules." in name:
+            parts["motion_module"] |= dict.fromkeys(upstream_names(name), value)
+        else:
+            parts["denoising_unet"][name] = value
+    parts["reference_unet"] |= {key: value for key, value in tail.items() if key not in parts["reference_unet"]}
+    return {name: {key: value.half().clone() for key, value in state.items()} for name, state in parts.items()}
+
+
+def main() -> None:
+    parser = arguments(__doc__, minutes=40, peak=1e-3)
+    parser.add_argument("--encoder", type=Path, required=True, help="the shipped image encoder")
+    given = parser.parse_args()
+    encoder = encoder_network().eval()
+    encoder.load_state_dict({key: value.float() for key, value in load_file(given.encoder).items()}, strict=False)
+    vae = load_tiny_autoencoder()
+    trained, held_out = (clips(load_pairs(given.data, side=SIDE, held_out=choice), vae, encoder) for choice in (False, True))
+    torch.manual_seed(given.seed)
+    animator = Animator()
+
+    def ship(training: Training, folder: Path) -> str:
+        network = Animator()
+        network.load_state_dict({key: value.half().float() for key, value in training.average.items()})
+        quality = held_out_loss(network.eval(), held_out)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, state in files(training.average, reference_tail()).items():
+            save_file(state, folder / f"stillguard_lab_{name}.safetensors", metadata=training.facts(held_out_loss=f"{quality:.4f}"))
+        return f"held-out loss {quality:.4f}"
+
+    run(Training(animator, seed=given.seed, half_life=300), denoising(trained), given, ship)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""What the training scripts of small networks share: a seeded, resumable loop whose schedule follows processor time."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+Loss = Callable[[nn.Module, torch.Generator], Tensor]
+
+
+def learning_rate(progress: float, *, peak: float) -> float:
+    """Linear warm-up over the first 2 %, then cosine to zero; progress is the share of the training time used."""
+    return peak * min(progress / 0.02, 1.0) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+class Training:
+    """Everything that a checkpoint holds: weights, running average, AdamW's state, random state, steps and seconds used."""
+
+    def __init__(self, network: nn.Module, *, seed: int, half_life: int = 150) -> None:
+        self.network, self.seed, self._half_life = network, seed, half_life
+        self.generator = torch.Generator().manual_seed(seed)
+        self.optimiser = torch.optim.AdamW(network.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=0.01)
+        self.average = {key: value.clone() for key, value in network.state_dict().items()}
+        self.steps, self.seconds = 0, 0.0
+
+    def step(self, loss: Loss, *, budget: float, peak: float) -> float:
+        """One update with `loss(network, generator)`; budget in seconds of processor time over the number of threads."""
+        began = time.process_time()
+        self.optimiser.param_groups[0]["lr"] = learning_rate(self.seconds / budget, peak=peak)
+        self.network.zero_grad(set_to_none=True)
+        value = loss(self.network, self.generator)
+        value.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimiser.step()
+        self.steps += 1
+        keep = min(0.5 ** (1 / self._half_life), self.steps / (self.steps + 10))
+        for key, now in self.network.state_dict().items():
+            if now.is_floating_point():
+                self.average[key].lerp_(now, 1 - keep)
+        self.seconds += (time.process_time() - began) / torch.get_num_threads()
+        return float(value.detach())
+
+    def load(self, path: Path) -> None:
+        saved = torch.load(path, weights_only=True)
+        self.network.load_state_dict(saved["network"])
+        self.optimiser.load_state_dict(saved["optimiser"])
+        self.generator.set_state(saved["generator"])
+        self.average, self.steps, self.seconds, self.seed = (saved[key] for key in ("average", "steps", "seconds", "seed"))
+
+    def save(self, path: Path) -> None:
+        """Replace the checkpoint whole, so that an interrupted save leaves the one before."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        state = {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict(), "generator": self.generator.get_state()}
+        progress = {"average": self.average, "steps": self.steps, "seconds": self.seconds, "seed": self.seed}
+        torch.save({**state, **progress}, partial)
+        partial.replace(path)
+
+    def facts(self, **more: str) -> dict[str, str]:
+        """For the metadata of a shipped file."""
+        return {"steps": str(self.steps), "minutes": f"{self.seconds / 60:.0f}", "seed": str(self.seed), **more}
+
+
+def arguments(description: str | None, *, minutes: float, peak: float) -> argparse.ArgumentParser:
+    """The options that every script has."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with NNN_0.jpg, NNN_1.jpg and poses.npz")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="training state, made and continued")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the fp16 files to ship")
+    parser.add_argument("--minutes", type=float, default=minutes, help="processor time over the number of threads")
+    parser.add_argument("--save-every", type=float, default=5, help="minutes between checkpoints")
+    parser.add_argument("--learning-rate", type=float, default=peak)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def run(training: Training, loss: Loss, given: argparse.Namespace, ship: Callable[[Training, Path], str]) -> None:
+    """Train until the minutes are used, from the checkpoint where there is one; `ship` writes files and says how good they are."""
+    if given.checkpoint.exists():
+        training.load(given.checkpoint)
+    saved, budget, recent = training.seconds, given.minutes * 60, 0.0
+    while training.seconds < budget:
+        value = training.step(loss, budget=budget, peak=given.learning_rate)
+        recent = value if training.steps == 1 else 0.98 * recent + 0.02 * value
+        if training.steps % 50 == 0:
+            print(f"step {training.steps}  {training.seconds / 60:.2f} min  loss {recent:.4f}", flush=True)
+        if training.seconds - saved > given.save_every * 60 or training.seconds >= budget:
+            saved = training.seconds
+            training.save(given.checkpoint)
+            print(f"step {training.steps}  {ship(training, given.out)}", flush=True)
