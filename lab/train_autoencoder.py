@@ -23,22 +23,19 @@ from torch.nn import functional as F
 
 from ..engine.surrogates.sd_unet import LATENT_SCALE
 from ..engine.surrogates.tiny_autoencoder import TinyAutoencoder
+from .pairs import is_held_out
+from .training import learning_rate
 
-HELD_OUT_EVERY = 10
 LONGEST_SIDE = 256
 LATENT_PENALTY = 1e-4
 EMA_HALF_LIFE = 150
-
-
-def is_held_out(path: Path) -> bool:
-    return int(path.stem.split("_")[0]) % HELD_OUT_EVERY == 0
 
 
 def load_pictures(folder: Path, *, held_out: bool) -> list[Tensor]:
     """uint8 tensors [3,H,W] at LONGEST_SIDE, with sides that are multiples of 8; of held-out pairs only the first picture."""
     pictures = []
     for path in sorted(folder.glob("*_[01].jpg")):
-        if is_held_out(path) != held_out or (held_out and path.stem.endswith("1")):
+        if is_held_out(int(path.stem.split("_")[0])) != held_out or (held_out and path.stem.endswith("1")):
             continue
         with Image.open(path) as file:
             picture = file.convert("RGB")
@@ -113,11 +110,6 @@ class Optimisers:
     def load_state_dict(self, state: dict[str, dict[str, object]]) -> None:
         self._muon.load_state_dict(state["muon"])
         self._adam.load_state_dict(state["adam"])
-
-
-def learning_rate(progress: float, *, peak: float) -> float:
-    """Linear warm-up over the first 2 %, then cosine to zero; progress is the share of the training time used."""
-    return peak * min(progress / 0.02, 1.0) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 def crop_and_batch(progress: float) -> tuple[int, int]:
