@@ -157,11 +157,11 @@ class _PerFrameGroupNorm(nn.GroupNorm):
         return normed.reshape(batch, frames, *normed.shape[1:]).transpose(1, 2)
 
 
-def _recomputable(unet: UNetMotionModel, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`forward` with gradient checkpointing when the UNet has it: diffusers leaves its motion modules out."""
+def _recomputable(module: Any, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`forward` of a motion module's block, with gradient checkpointing when it is on: diffusers leaves these modules out."""
 
     def run(*inputs: Any, **named: Any) -> Tensor:
-        if torch.is_grad_enabled() and unet.is_gradient_checkpointing:
+        if torch.is_grad_enabled() and module.gradient_checkpointing:
             recomputed: Tensor = checkpoint(forward, *inputs, use_reentrant=False, **named)
             return recomputed
         return forward(*inputs, **named)
@@ -187,8 +187,10 @@ def motion_unet(state: State, *, heads: int, groups: int) -> UNetMotionModel:
             if name.split(".")[-2:-1] == ["motion_modules"]:
                 # The original always has 32 groups and this epsilon here, whatever the rest of the UNet has.
                 cast(Any, module).norm = _PerFrameGroupNorm(32, module.norm.num_channels, eps=1e-6)
+                # The switch that enable_gradient_checkpointing looks for on every module.
+                cast(Any, module).gradient_checkpointing = False
                 for block in cast(nn.ModuleList, module.transformer_blocks):
-                    block.forward = _recomputable(unet, block.forward)
+                    block.forward = _recomputable(module, block.forward)
         return unet
 
     return cast(UNetMotionModel, on_meta(cast(Any, make)))
