@@ -1,105 +1,127 @@
-"""What protection does to animations that the laboratory's animator makes of people it never saw.
+"""What protection does to animations that the laboratory's networks make of people they never saw.
 
-    nox -s benchmarks -- effect --data PAIRS --networks FOLDER [--people 40] [--steps 60] [--budget 8]
+    nox -s benchmarks -- effect --data PAIRS --out FOLDER [--people 40] [--steps 40] [--budget 8] [--presets NAME ...] [--workers 2]
 
-For each held-out pair the first photo is protected at 128 pixels and moved into the second one's pose before and after, with the same
-noise. The figures are PSNR in dB of the protected against the clean animation, lower is more effect, with 95 % intervals of the mean
-by bootstrap over people; and how much the photo itself changed. All on small networks that `lab/train_animator.py` made and wrote
-into FOLDER, with the image encoder: the mechanism, not a promise.
+For each held-out pair the first photo is protected at 128 pixels and moved into the second one's pose before and after, from the same
+noise: by the animator that it was protected from, and by two victims of other architectures with another autoencoder, which no
+preset may see. The figures are PSNR in dB of the changed against the clean animation, lower is more effect, with 95 % intervals of the
+mean by bootstrap over people. Each person's figures are kept in FOLDER, so that a run which was stopped goes on.
+All on small networks: the mechanism, not a promise.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import json
+import multiprocessing
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from bench import cpu_shim
-from torch import Tensor
 
 cpu_shim.install()
 
-from stillguard.engine import RGB, Sight, protect  # noqa: E402
-from stillguard.lab.networks import Lab  # noqa: E402
+from stillguard.engine.weights.catalogue import LAB  # noqa: E402
+from stillguard.lab.effect import Laboratory, Person, Plan, figures  # noqa: E402
 from stillguard.lab.pairs import Pair, load_pairs  # noqa: E402
+from stillguard.lab.presets import PRESETS  # noqa: E402
+
+Rows = list[dict[str, Any]]
 
 
-def psnr(a: Tensor, b: Tensor) -> float:
-    return float(-10 * (a - b).square().mean().clamp_min(1e-12).log10())
-
-
-def random_signs(photo: Tensor, budget: float, seed: int) -> Tensor:
-    signs = torch.randint(0, 2, photo.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-    return (photo + signs * budget / 255).clamp(0, 1)
-
-
-def ways(lab: Lab, pose: Tensor, given: argparse.Namespace) -> dict[str, Callable[[Tensor, int], Tensor]]:
-    """How a photo [1,3,S,S] can be changed, by name."""
-
-    def attacked(**weights: float) -> Callable[[Tensor, int], Tensor]:
-        def run(photo: Tensor, seed: int) -> Tensor:
-            objective = lab.objective(pose, **weights)
-            *_, last = protect(photo, objective, space=RGB(given.budget), sight=Sight(128), steps=given.steps, seed=seed)
-            return last.image
-
-        return run
-
-    return {
-        "random signs": lambda photo, seed: random_signs(photo, given.budget, seed),
-        "VAE": attacked(),
-        "VAE, ReferenceNet": attacked(reference=100.0),
-        "Dormant, all terms": attacked(reference=100.0, frames=1.0, clip=10.0),
-    }
-
-
-def interval(values: list[float]) -> str:
+def interval(values: list[float]) -> tuple[float, float, float]:
     """Mean and the 95 % bootstrap interval of it."""
     sample = np.array(values)
-    means = np.random.default_rng(0).choice(sample, (2000, len(sample))).mean(axis=1)
+    means = np.random.default_rng(0).choice(sample, (5000, len(sample))).mean(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
-    return f"{sample.mean():6.2f} [{low:5.2f}, {high:5.2f}]"
+    return float(sample.mean()), float(low), float(high)
 
 
-def person(lab: Lab, pair: Pair, other: Pair, given: argparse.Namespace) -> dict[str, tuple[float, float]]:
-    """For each way: PSNR of the animations, PSNR of the photos; and of the clean animation against the true second photo."""
-    photo, target, poses = pair.pictures[:1].float() / 255, pair.pictures[1:].float() / 255, pair.poses()
-    clean = lab.animation(photo, poses)
-    figures = {"clean, against the true photo": (psnr(clean[1:], target), float("inf"))}
-    for name, change in ways(lab, poses[:1], given).items():
-        changed = change(photo, pair.number)
-        figures[name] = (psnr(lab.animation(changed, poses)[1:], clean[1:]), psnr(changed, photo))
-    # The last one's change, where it should do little: that it is large is not enough.
-    difference = changed - photo
-    order = torch.randperm(difference[0, 0].numel(), generator=torch.Generator().manual_seed(pair.number))
-    shuffled = (photo + difference.flatten(2)[..., order].view_as(photo)).clamp(0, 1)
-    figures["its change with pixels shuffled"] = (psnr(lab.animation(shuffled, poses)[1:], clean[1:]), psnr(shuffled, photo))
-    stranger, own = other.pictures[:1].float() / 255, other.poses()
-    foreign = (stranger + difference).clamp(0, 1)
-    moved = (lab.animation(picture, own)[1:] for picture in (foreign, stranger))
-    figures["its change on another person"] = (psnr(*moved), psnr(foreign, stranger))
-    return figures
+def measure(job: tuple[Pair, Pair, Plan, Path, Path]) -> None:
+    """One person's figures into a file of its own."""
+    pair, other, plan, networks, kept = job
+    torch.set_num_threads(1)
+    laboratory = Laboratory(networks)
+    rows = [asdict(figure) for figure in figures(laboratory, Person(laboratory, pair), Person(laboratory, other), plan)]
+    partial = kept.with_suffix(".partial")
+    partial.write_text(json.dumps({"plan": describe(plan), "rows": rows}))
+    partial.replace(kept)
+    print(kept.name, flush=True)
+
+
+def describe(plan: Plan) -> str:
+    return f"{plan.presets} {plan.thorough} {plan.budget} {plan.other_budgets} {plan.steps}"
+
+
+def table(people: list[Rows]) -> str:
+    """Rows in the order of the first person's; all have the same."""
+    animators = list(dict.fromkeys(row["animator"] for row in people[0]))
+    values = {(row["what"], row["animator"]): [] for row in people[0]}  # type: dict[tuple[str, str], Rows]
+    for rows in people:
+        for row in rows:
+            values[row["what"], row["animator"]].append(row)
+    lines = [f"| picture | {' | '.join(f'{name}, dB' for name in animators)} | likeness, {animators[0]} | photo, dB |"]
+    lines.append("|---" * (len(animators) + 3) + "|")
+    for what in dict.fromkeys(row["what"] for row in people[0]):
+        cells = ["{:.1f} [{:.1f}, {:.1f}]".format(*interval([r["psnr"] for r in values[what, name]])) for name in animators]
+        first = values[what, animators[0]]
+        likeness = "{:.2f} [{:.2f}, {:.2f}]".format(*interval([r["likeness"] for r in first]))
+        lines.append(f"| {what} | {' | '.join(cells)} | {likeness} | {np.mean([r['photo'] for r in first]):.1f} |")
+    return "\n".join(lines)
+
+
+def beside_noise(people: list[Rows]) -> str:
+    """Paired: how many dB further from the clean animation than random noise of the same budget."""
+    lines = []
+    for name in dict.fromkeys(row["what"] for row in people[0]):
+        cells = []
+        for animator in dict.fromkeys(row["animator"] for row in people[0]):
+            found = [{row["what"]: row["psnr"] for row in rows if row["animator"] == animator} for rows in people]
+            noise = "random noise" if "budget" not in name else f"random noise, {name.rpartition(', ')[2]}"
+            cells.append("{:.1f} [{:.1f}, {:.1f}]".format(*interval([row[noise] - row[name] for row in found])))
+        if name in PRESETS or "budget" in name:
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of pairs; without one nothing can be measured")
+    parser.add_argument("--out", type=Path, default=Path("effect"), help="folder for each person's figures")
+    parser.add_argument("--people", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--budget", type=float, default=8.0)
+    parser.add_argument("--presets", nargs="+", choices=list(PRESETS), default=list(PRESETS), help="random noise first")
+    parser.add_argument("--networks", type=Path, default=LAB, help="folder of trained networks, by default those that ship")
+    parser.add_argument("--lpips", type=Path, help="VGG16 weights of LPIPS, for presets with the penalty")
+    parser.add_argument("--workers", type=int, default=1, help="people at a time")
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder of pairs; without one nothing can be measured")
-    parser.add_argument("--people", type=int, default=40)
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--budget", type=float, default=8.0)
-    parser.add_argument("--networks", type=Path, help="folder that lab/train_animator.py wrote")
-    given = parser.parse_args()
-    if given.data is None or given.networks is None:
-        print("effect: give the folder of pairs with --data, and that of trained networks with --networks.")
+    given = options()
+    if given.data is None:
+        print("effect: give the folder of pairs with --data.")
         return
-    lab, pairs = Lab(given.networks), load_pairs(given.data, side=128, held_out=True)[: given.people]
-    figures = [person(lab, pair, pairs[index - 1], given) for index, pair in enumerate(pairs)]
-    print(f"{len(pairs)} held-out people, budget {given.budget:g}, {given.steps} steps")
-    print("| picture | PSNR of the animation, dB | PSNR of the photo, dB |\n|---|---|---|")
-    for name in figures[0]:
-        seen = np.mean([row[name][1] for row in figures])
-        print(f"| {name} | {interval([row[name][0] for row in figures])} | {seen:.1f} |")
+    presets = tuple(name for name in given.presets if given.lpips or "LPIPS" not in name)
+    plan = Plan(presets=presets, budget=given.budget, steps=given.steps, lpips=given.lpips)
+    given.out.mkdir(parents=True, exist_ok=True)
+    pairs = load_pairs(given.data, side=128, held_out=True)[: given.people]
+    kept = [given.out / f"{pair.number:03}.json" for pair in pairs]
+    jobs = [(pair, pairs[i - 1], plan, given.networks, kept[i]) for i, pair in enumerate(pairs) if not done(kept[i], plan)]
+    with multiprocessing.get_context("spawn").Pool(given.workers) as pool:
+        for _ in pool.imap_unordered(measure, jobs):
+            pass
+    people = [json.loads(file.read_text())["rows"] for file in kept]
+    print(f"{len(people)} held-out people, budget {given.budget:g}, {given.steps} steps\n{table(people)}")
+    print(f"\nfurther from the clean animation than random noise, dB\n{beside_noise(people)}")
+
+
+def done(file: Path, plan: Plan) -> bool:
+    return file.exists() and bool(json.loads(file.read_text())["plan"] == describe(plan))
 
 
 if __name__ == "__main__":

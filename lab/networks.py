@@ -41,12 +41,12 @@ class Lab:
         parts = (folder / file(name) for name in ("denoising_unet", "motion_module", "pose_guider"))
         self.animator = load_pose_animator(*parts)
 
-    def objective(self, pose: Tensor, *, reference: float = 0.0, frames: float = 0.0, clip: float = 0.0) -> Objective:
-        """Dormant's with the VAE's weight of 10 and the given ones; pose [1,3,S,S]."""
+    def objective(self, pose: Tensor, *, vae: float = 0.0, reference: float = 0.0, frames: float = 0.0, clip: float = 0.0) -> Objective:
+        """Dormant's with the given weights; pose [1,3,S,S]."""
         setup = dormant.ReferenceSetup(self.net, self.vae, self.encoder)
         incoherence = dormant.FrameIncoherence(self.animator, setup, pose, noise_schedule().alphas_cumprod, last_timesteps(), noised=True)
         losses: dict[str, tuple[float, Loss]] = {
-            "vae": (10.0, dormant.VAELatent(self.vae, LATENT_SCALE)),
+            "vae": (vae, dormant.VAELatent(self.vae, LATENT_SCALE)),
             "clip": (clip, dormant.CLIPSemantic(self.encoder)),
             "reference": (reference, dormant.ReferenceFeature(setup)),
             "frames": (frames, incoherence),
@@ -54,10 +54,10 @@ class Lab:
         return Objective(tuple(Term(name, weight, loss) for name, (weight, loss) in losses.items()))
 
     @torch.no_grad()
-    def animation(self, photo: Tensor, poses: Tensor, *, seed: int = 0) -> Tensor:
+    def animation(self, photo: Tensor, poses: Tensor, *, steps: int = 20, guidance: float = 1.5, seed: int = 0) -> Tensor:
         """[N,3,S,S] in [0,1], one frame for each pose."""
         setup, seen = dormant.ReferenceSetup(self.net, self.vae, self.encoder), Observation(photo)
         tokens, bank, guide = setup.tokens(seen), setup.bank(seen, 0), self.animator.guide(poses)
-        *_, last = animate(self.animator, tokens=tokens, bank=bank, pose=guide, steps=20, guidance=2.0, seed=seed)
+        *_, last = animate(self.animator, tokens=tokens, bank=bank, pose=guide, steps=steps, guidance=guidance, seed=seed)
         video: Tensor = self.vae.decode(last.latents[0].movedim(1, 0) / LATENT_SCALE).clamp(0, 1)
         return video

@@ -23,6 +23,7 @@ _SHOULDERS = (11, 12)
 # OpenPose's keypoints of a mirrored person.
 MIRRORED = (0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16)
 _VISIBLE = 0.3
+_UPPER_BODY = 8  # nose, neck and arms come first
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,10 @@ def is_held_out(number: int) -> bool:
     return number % HELD_OUT_EVERY == 0
 
 
-def load_pairs(folder: Path, *, side: int, held_out: bool, least_change: float = 4.0) -> list[Pair]:
+def load_pairs(folder: Path, *, side: int, held_out: bool, least_change: float = 4.0, closer: float = 1.0) -> list[Pair]:
     """Pairs with both poses known, whose pictures differ by `least_change` 8-bit levels on average: others are one picture twice.
 
+    Squares of the picture's short side around the person; with closer < 1, of that share of it, around the upper body.
     Raises SystemExit when there are none.
     """
     landmarks = np.load(folder / "poses.npz")
@@ -59,7 +61,7 @@ def load_pairs(folder: Path, *, side: int, held_out: bool, least_change: float =
         number, second = int(first.stem.split("_")[0]), first.with_name(first.name.replace("_0", "_1"))
         if is_held_out(number) != held_out or not {first.name, second.name} <= set(landmarks.files):
             continue
-        pair = _pair(number, (first, second), [landmarks[file.name] for file in (first, second)], side)
+        pair = _pair(number, (first, second), [landmarks[file.name] for file in (first, second)], side, closer)
         if pair is not None and float((pair.pictures[0].float() - pair.pictures[1].float()).abs().mean()) >= least_change:
             pairs.append(pair)
     if not pairs:
@@ -67,7 +69,7 @@ def load_pairs(folder: Path, *, side: int, held_out: bool, least_change: float =
     return pairs
 
 
-def _pair(number: int, files: tuple[Path, Path], landmarks: list[np.ndarray], side: int) -> Pair | None:
+def _pair(number: int, files: tuple[Path, Path], landmarks: list[np.ndarray], side: int, closer: float) -> Pair | None:
     pictures = []
     for file in files:
         with Image.open(file) as opened:
@@ -79,8 +81,11 @@ def _pair(number: int, files: tuple[Path, Path], landmarks: list[np.ndarray], si
     seen = points[..., 2] > 0
     if seen.sum(axis=1).min() < 4:
         return None
-    short = min(width, height)
-    centre = points[seen][:, :2].mean(axis=0)
+    short = round(closer * min(width, height))
+    around = seen & (np.arange(18) < _UPPER_BODY) if closer < 1 else seen
+    if not around.any():
+        return None
+    centre = points[around][:, :2].mean(axis=0)
     left, top = (int(np.clip(c - short / 2, 0, size - short)) for c, size in zip(centre, (width, height), strict=True))
     box = (left, top, left + short, top + short)
     squares = [np.array(picture.resize((side, side), Image.Resampling.LANCZOS, box=box)) for picture in pictures]

@@ -4,15 +4,16 @@ r"""Train the small pose-driven animator that ships with the pack, in AnimateAny
         --checkpoint run/animator.pt --out OUT
 
 Reference UNet, denoiser with reference attention, motion modules and pose guider are trained together from scratch: given one photo
-of a pair and the poses of both, predict both photos as a clip of two frames (v-prediction on the zero-SNR schedule, Hu et al. 2024; Lin
-et al. 2024), in the latent space of the shipped autoencoder at 128 pixels. One batch in ten has no reference, for guidance.
+of a pair and a pose, predict the other photo, or given a sequence of both poses, clips of 2 to 8 frames (v-prediction on the zero-SNR
+schedule, Hu et al. 2024; Lin et al. 2024), in the latent space of the shipped autoencoder at 128 pixels.
 It can be stopped and called again. The figure that it prints is the loss on held-out pairs at fixed noise.
 """
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import UNet2DConditionModel, UNetMotionModel
@@ -31,9 +32,12 @@ from .train_encoder import project
 from .training import Loss, Training, arguments, run
 
 SIDE, CONTEXT = 128, 64
-WIDTHS = (32, 64, 96, 96)
+WIDTHS = (64, 96, 96)
 POSE_WIDTHS = (16, 32, 64, 96)
-BATCH, DROPPED, SEEN_WEIGHT = 16, 0.1, 0.25
+# Shares of the short side that training pictures are cut to, so that whole people and portraits are both known.
+CLOSER = (1.0, 0.6)
+# A batch of `FRAMES` is as many single frames, or fewer clips of 2, 4 or 8; one in ten has no reference.
+FRAMES, SINGLE, DROPPED = 16, 0.7, 0.1
 
 
 class Clips(NamedTuple):
@@ -49,8 +53,7 @@ class Animator(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        unet = UNet2DConditionModel(block_out_channels=WIDTHS, layers_per_block=1, cross_attention_dim=CONTEXT)
-        video = UNetMotionModel(block_out_channels=WIDTHS, layers_per_block=1, cross_attention_dim=CONTEXT)
+        unet, video = UNet2DConditionModel(**_layout("")), UNetMotionModel(**_layout("Motion"))
         self.reference = ReferenceNet(
             _filled(truncated_unet(unet.state_dict(), heads=HEADS, groups=GROUPS), unet.state_dict()), ANIMATE_ANYONE
         )
@@ -71,9 +74,22 @@ class Animator(nn.Module):
         return self.animator.denoise(noisy, timesteps, tokens, pose, bank)
 
 
+def _layout(kind: str) -> dict[str, Any]:
+    """Arguments of diffusers' UNets: as in Stable Diffusion 1.5, narrower, with three levels and one layer in each."""
+    down = "DownBlockMotion" if kind else "DownBlock2D"
+    up = "UpBlockMotion" if kind else "UpBlock2D"
+    return {
+        "block_out_channels": WIDTHS,
+        "down_block_types": (f"CrossAttn{down}", f"CrossAttn{down}", down),
+        "up_block_types": (up, f"CrossAttn{up}", f"CrossAttn{up}"),
+        "layers_per_block": 1,
+        "cross_attention_dim": CONTEXT,
+    }
+
+
 def reference_tail() -> dict[str, Tensor]:
     """Zeros for what AnimateAnyone's reference_unet holds behind the last feature; nothing reads it."""
-    unet = UNet2DConditionModel(block_out_channels=WIDTHS, layers_per_block=1, cross_attention_dim=CONTEXT)
+    unet = UNet2DConditionModel(**_layout(""))
     return {key: torch.zeros_like(value) for key, value in unet.state_dict().items() if not key.startswith(("conv_norm_out.", "conv_out."))}
 
 
@@ -97,33 +113,47 @@ def clips(pairs: list[Pair], vae: TinyAutoencoder, encoder: nn.Module) -> Clips:
     return Clips(whole.unflatten(0, (-1, 2)), poses, torch.cat(tokens)[:, None].unflatten(0, (-1, 2)))
 
 
-def denoising(data: Clips, *, batch: int = BATCH) -> Loss:
-    """The loss over random batches."""
+def denoising(data: Clips, *, frames: int = FRAMES) -> Loss:
+    """The loss over random batches of `frames` frames."""
     signal = noise_schedule().alphas_cumprod
 
     def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
-        rows = torch.randint(len(data.latents), (batch,), generator=generator)
-        shown = torch.randint(2, (batch,), generator=generator)  # which photo is the reference
-        clean, poses = data.latents[rows].transpose(1, 2), data.poses[rows].float() / 255
+        def whole(high: int, *shape: int) -> Tensor:
+            return torch.randint(high, shape, generator=generator)
+
+        length = 1 if float(torch.rand((), generator=generator)) < SINGLE else 2 ** (1 + int(whole(3)))
+        batch = frames // length
+        rows, shown = whole(len(data.latents), batch), whole(2, batch)  # which photo is the reference
+        # Single frames are the other photo; clips show both in any order.
+        order = 1 - shown[:, None] if length == 1 else whole(2, batch, length)
+        clean, poses = data.latents[rows[:, None], order].transpose(1, 2), data.poses[rows[:, None], order].float() / 255
         reference, tokens = data.latents[rows, shown], data.tokens[rows, shown]
-        timesteps = torch.randint(1000, (batch,), generator=generator)
+        timesteps = whole(1000, batch)
         guided = bool(torch.rand((), generator=generator) >= DROPPED)
         noise = torch.randn(clean.shape, generator=generator)
         a, b = (value.sqrt().view(-1, 1, 1, 1, 1) for value in (signal[timesteps], 1 - signal[timesteps]))
-        velocity = network(a * clean + b * noise, timesteps, reference, tokens, poses, guided=guided)
-        errors = (velocity - (a * noise - b * clean)).square().mean(dim=(1, 3, 4))
-        # The frame that is the reference itself is soon learned.
-        weights = torch.ones(batch, 2).scatter_(1, shown[:, None], SEEN_WEIGHT)
-        return (errors * weights).sum() / weights.sum()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=torch.is_grad_enabled()):
+            velocity = network(a * clean + b * noise, timesteps, reference, tokens, poses, guided=guided)
+        return (velocity - (a * noise - b * clean)).square().mean()
 
     return loss
+
+
+def prepared(given: argparse.Namespace, vae: TinyAutoencoder, encoder: nn.Module, *, held_out: bool) -> Clips:
+    """Of all pairs of one side of the split, kept beside the checkpoint, because encoding them takes minutes."""
+    kept = given.checkpoint.with_suffix(".held_out.data" if held_out else ".data")
+    if not kept.exists():
+        parts = [clips(load_pairs(given.data, side=SIDE, held_out=held_out, closer=closer), vae, encoder) for closer in CLOSER]
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        save_file(dict(zip(Clips._fields, (torch.cat(fields).contiguous() for fields in zip(*parts, strict=True)), strict=True)), kept)
+    return Clips(**load_file(kept))
 
 
 @torch.no_grad()
 def held_out_loss(network: nn.Module, data: Clips) -> float:
     generator = torch.Generator().manual_seed(0)
-    loss = denoising(data, batch=len(data.latents) // 2)
-    return float(torch.stack([loss(network, generator) for _ in range(4)]).mean())
+    loss = denoising(data, frames=64)
+    return float(torch.stack([loss(network, generator) for _ in range(16)]).mean())
 
 
 def files(average: dict[str, Tensor], tail: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -151,7 +181,7 @@ def main() -> None:
     encoder = encoder_network().eval()
     encoder.load_state_dict({key: value.float() for key, value in load_file(given.encoder).items()}, strict=False)
     vae = load_tiny_autoencoder()
-    trained, held_out = (clips(load_pairs(given.data, side=SIDE, held_out=choice), vae, encoder) for choice in (False, True))
+    trained, held_out = (prepared(given, vae, encoder, held_out=choice) for choice in (False, True))
     torch.manual_seed(given.seed)
     animator = Animator()
 

@@ -11,6 +11,7 @@ held-out pairs, a photo's nearest neighbour is its partner.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,8 @@ def view(pictures: Tensor, generator: torch.Generator) -> Tensor:
     return torch.cat(views).clamp(0, 1)
 
 
-def contrast(pictures: Tensor) -> Loss:
-    """The loss over random batches of [N,2,3,S,S] uint8."""
+def contrast(pictures: Tensor, embed: Callable[[nn.Module, Tensor], Tensor] = embed) -> Loss:
+    """The loss over random batches of [N,2,3,S,S] uint8; `embed` gives pictures [B,3,S,S] in [0,1] embeddings of unit length."""
 
     def loss(encoder: nn.Module, generator: torch.Generator) -> Tensor:
         chosen = pictures[torch.randperm(len(pictures), generator=generator)[:BATCH]]
@@ -90,8 +91,8 @@ def contrast(pictures: Tensor) -> Loss:
 
 
 @torch.no_grad()
-def retrieval(encoder: nn.Module, pictures: Tensor) -> float:
-    """Share of held-out photos whose nearest of all other photos is their partner; chance is 1 in all of them."""
+def retrieval(encoder: nn.Module, pictures: Tensor, embed: Callable[[nn.Module, Tensor], Tensor] = embed) -> float:
+    """[N,2,3,S,S] uint8 -> share of held-out photos whose nearest of all other photos is their partner; chance is 1 in all of them."""
     flat = embed(encoder, pictures.flatten(0, 1).float() / 255)
     alike = flat @ flat.T - 2 * torch.eye(len(flat))
     return float((alike.argmax(dim=1) == torch.arange(len(flat)) ^ 1).float().mean())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,25 +20,57 @@ def learning_rate(progress: float, *, peak: float) -> float:
     return peak * min(progress / 0.02, 1.0) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-class Training:
-    """Everything that a checkpoint holds: weights, running average, AdamW's state, random state, steps and seconds used."""
+class Optimisers:
+    """AdamW, or Muon (Jordan et al. 2024) for large weights as matrices [out, rest] and AdamW for the others."""
 
-    def __init__(self, network: nn.Module, *, seed: int, half_life: int = 150) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], *, muon_from: int | None, weight_decay: float) -> None:
+        """muon_from: of the first two dimensions, from which on Muon has a weight."""
+        every = list(parameters)
+        large = [p for p in every if muon_from is not None and p.ndim >= 2 and min(p.shape[:2]) >= muon_from]
+        chosen = {id(parameter) for parameter in large}
+        # torch's Muon takes matrices only: these share the weights' memory.
+        self._matrices = [(parameter, nn.Parameter(parameter.detach().flatten(1))) for parameter in large]
+        rest = [p for p in every if id(p) not in chosen]
+        self._each: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=0.0, betas=(0.9, 0.99), weight_decay=weight_decay)]
+        if large:
+            matrices = [matrix for _, matrix in self._matrices]
+            self._each.append(torch.optim.Muon(matrices, lr=0.0, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+
+    def step(self, rate: float) -> None:
+        for parameter, matrix in self._matrices:
+            matrix.grad = None if parameter.grad is None else parameter.grad.flatten(1)
+        for optimiser in self._each:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            optimiser.step()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        return [optimiser.state_dict() for optimiser in self._each]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        for optimiser, state in zip(self._each, states, strict=True):
+            optimiser.load_state_dict(state)
+
+
+class Training:
+    """Everything that a checkpoint holds: weights, running average, optimisers' and random state, steps and seconds used."""
+
+    def __init__(self, network: nn.Module, *, seed: int, half_life: int = 150, muon_from: int | None = None) -> None:
+        """half_life: of the running average, in steps. muon_from: see Optimisers."""
         self.network, self.seed, self._half_life = network, seed, half_life
         self.generator = torch.Generator().manual_seed(seed)
-        self.optimiser = torch.optim.AdamW(network.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=0.01)
+        self.optimisers = Optimisers(network.parameters(), muon_from=muon_from, weight_decay=0.01)
         self.average = {key: value.clone() for key, value in network.state_dict().items()}
         self.steps, self.seconds = 0, 0.0
 
     def step(self, loss: Loss, *, budget: float, peak: float) -> float:
         """One update with `loss(network, generator)`; budget in seconds of processor time over the number of threads."""
         began = time.process_time()
-        self.optimiser.param_groups[0]["lr"] = learning_rate(self.seconds / budget, peak=peak)
         self.network.zero_grad(set_to_none=True)
         value = loss(self.network, self.generator)
         value.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimiser.step()
+        self.optimisers.step(learning_rate(self.seconds / budget, peak=peak))
         self.steps += 1
         keep = min(0.5 ** (1 / self._half_life), self.steps / (self.steps + 10))
         for key, now in self.network.state_dict().items():
@@ -49,7 +82,7 @@ class Training:
     def load(self, path: Path) -> None:
         saved = torch.load(path, weights_only=True)
         self.network.load_state_dict(saved["network"])
-        self.optimiser.load_state_dict(saved["optimiser"])
+        self.optimisers.load_state_dict(saved["optimisers"])
         self.generator.set_state(saved["generator"])
         self.average, self.steps, self.seconds, self.seed = (saved[key] for key in ("average", "steps", "seconds", "seed"))
 
@@ -57,7 +90,7 @@ class Training:
         """Replace the checkpoint whole, so that an interrupted save leaves the one before."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        state = {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict(), "generator": self.generator.get_state()}
+        state = {"network": self.network.state_dict(), "optimisers": self.optimisers.state_dict(), "generator": self.generator.get_state()}
         progress = {"average": self.average, "steps": self.steps, "seconds": self.seconds, "seed": self.seed}
         torch.save({**state, **progress}, partial)
         partial.replace(path)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .animators import AnimatePose, LoadPoseAnimator, LoadReferenceNet
+from .baselines import RandomNoise
 from .dormant import Dormant
 from .eot import EoTNode
 from .evaluate import PerturbationVisibility
 from .image_encoders import LoadImageEncoder
+from .lab_victim import AnimateLabVictim
 from .losses_dormant import CLIPSemanticLoss, FrameIncoherenceLoss, LPIPSPenalty, ReferenceNetFeatureLoss, VAELatentLoss
 from .protect import CombineLosses, Protect
 from .save import SaveProtectedImage
@@ -30,6 +32,8 @@ class StillguardExtension(ComfyExtension):
             Protect,
             Dormant,
             AnimatePose,
+            AnimateLabVictim,
+            RandomNoise,
             PerturbationVisibility,
             SaveProtectedImage,
         ]

@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 CATEGORY = "stillguard/surrogates"
 # Where users have Stable Diffusion 1.5 already.
 ELSEWHERE = ("checkpoints", "diffusion_models")
-NETS = ("animate_anyone_reference", "magic_animate_appearance", "magic_pose")
+NETS = ("animate_anyone_reference", "magic_animate_appearance", "magic_pose", "lab_reference")
+# The animator's files: input, the published one in the catalogue, the laboratory's.
+PARTS = {
+    "denoising_unet": ("animate_anyone_denoiser", "lab_denoiser"),
+    "motion_module": ("animate_anyone_motion", "lab_motion"),
+    "pose_guider": ("animate_anyone_pose_guider", "lab_pose_guider"),
+}
 
 
 def precision_input() -> io.Combo.Input:
@@ -44,7 +50,7 @@ class LoadReferenceNet(io.ComfyNode):
                 io.Combo.Input(
                     "file",
                     options=choices([catalogue()[name] for name in NETS], others=ELSEWHERE),
-                    tooltip="AnimateAnyone, MagicAnimate or MagicPose from models/stillguard, or any SD 1.5 model in their place.",
+                    tooltip="AnimateAnyone, MagicAnimate or MagicPose from models/stillguard, the laboratory's, or any SD 1.5 model.",
                 ),
                 precision_input(),
             ],
@@ -66,8 +72,9 @@ class LoadReferenceNet(io.ComfyNode):
 class LoadPoseAnimator(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        def file(name: str, entry: str, tooltip: str) -> io.Combo.Input:
-            return io.Combo.Input(name, options=choices([catalogue()[entry]]), tooltip=f"{tooltip}, in models/stillguard.")
+        def file(name: str, tooltip: str) -> io.Combo.Input:
+            options = choices([catalogue()[entry] for entry in PARTS[name]])
+            return io.Combo.Input(name, options=options, tooltip=f"{tooltip}, in models/stillguard.")
 
         return io.Schema(
             node_id="StillguardLoadPoseAnimator",
@@ -76,9 +83,9 @@ class LoadPoseAnimator(io.ComfyNode):
             description="AnimateAnyone's denoiser with its motion modules and pose guider.",
             search_aliases=["animate anyone", "denoising_unet", "motion module", "pose guider"],
             inputs=[
-                file("denoising_unet", "animate_anyone_denoiser", "The denoiser"),
-                file("motion_module", "animate_anyone_motion", "The motion modules"),
-                file("pose_guider", "animate_anyone_pose_guider", "The pose guider"),
+                file("denoising_unet", "The denoiser"),
+                file("motion_module", "The motion modules"),
+                file("pose_guider", "The pose guider"),
                 precision_input(),
             ],
             outputs=[PoseAnimatorSocket.Output("pose_animator", display_name="pose_animator")],
@@ -86,9 +93,8 @@ class LoadPoseAnimator(io.ComfyNode):
 
     @classmethod
     def execute(cls, denoising_unet: str, motion_module: str, pose_guider: str, precision: str) -> io.NodeOutput:
-        entries = ("animate_anyone_denoiser", "animate_anyone_motion", "animate_anyone_pose_guider")
-        names = (denoising_unet, motion_module, pose_guider)
-        paths = [chosen_file([catalogue()[entry]], name) for entry, name in zip(entries, names, strict=True)]
+        names = {"denoising_unet": denoising_unet, "motion_module": motion_module, "pose_guider": pose_guider}
+        paths = [chosen_file([catalogue()[entry] for entry in PARTS[part]], name) for part, name in names.items()]
         return io.NodeOutput(pose_animator_from(paths[0], paths[1], paths[2], precision))
 
 

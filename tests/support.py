@@ -35,6 +35,7 @@ QUICK: dict[str, dict[str, object]] = {
     "StillguardProtect": {"steps": 3, "working_size": 64},
     "StillguardDormant": {"steps": 2, "working_size": 64},
     "StillguardAnimatePose": {"steps": 2, "working_size": 64},
+    "StillguardAnimateLabVictim": {"steps": 2},
     # Files that are gigabytes or that no small network can have.
     "VAELoader": {"vae_name": "stillguard_lab_vae.safetensors"},
 }

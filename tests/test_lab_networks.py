@@ -11,7 +11,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from stillguard.engine.surrogates.pose_animator import load_pose_animator
 from stillguard.engine.surrogates.reference_net import load_reference_net
-from stillguard.lab import train_animator, train_encoder
+from stillguard.engine.victims.autoencoder import VictimAutoencoder
+from stillguard.engine.victims.lab_victim import FILE, NETWORKS, LabVictim
+from stillguard.engine.weights.reading import WeightsError
+from stillguard.lab import train_animator, train_encoder, train_measure, train_victims
 from stillguard.lab.pairs import load_pairs, openpose
 from stillguard.lab.pose_pictures import COLOURS, draw_pose
 from stillguard.lab.training import Loss, Training
@@ -87,14 +90,51 @@ def steps(training: Training, loss: Loss, count: int) -> list[float]:
     return values
 
 
+def random_pictures() -> torch.Tensor:
+    return torch.randint(0, 256, (6, 2, 3, 128, 128), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+
 def encoder_training() -> tuple[Training, Loss]:
-    torch.manual_seed(3)
-    pictures = torch.randint(0, 256, (6, 2, 3, 128, 128), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-    return Training(train_encoder.network(), seed=3), train_encoder.contrast(pictures)
+    return Training(train_encoder.network(), seed=3), train_encoder.contrast(random_pictures())
 
 
-def test_a_resumed_training_equals_an_uninterrupted_one_and_follows_the_seed(tmp_path: Path) -> None:
-    (whole, loss), (first, _), (second, _) = encoder_training(), encoder_training(), encoder_training()
+def measure_training() -> tuple[Training, Loss]:
+    return Training(train_measure.Measure(), seed=3), train_encoder.contrast(random_pictures(), train_measure.embed)
+
+
+def autoencoder_training() -> tuple[Training, Loss]:
+    return Training(VictimAutoencoder(), seed=3, muon_from=64), train_victims.rebuilding(random_pictures()[:, 0])
+
+
+def victim_training(name: str) -> tuple[Training, Loss]:
+    latents = torch.randn(6, 2, 8, 16, 16, generator=torch.Generator().manual_seed(1))
+    return Training(NETWORKS[name](), seed=3), train_victims.flow(train_victims.Photos(latents, random_pictures()), frames=4)
+
+
+def animator_training() -> tuple[Training, Loss]:
+    generator = torch.Generator().manual_seed(1)
+    latents, tokens = torch.randn(6, 2, 4, 16, 16, generator=generator), torch.randn(6, 2, 1, 64, generator=generator)
+    data = train_animator.Clips(latents, random_pictures(), tokens)
+    return Training(train_animator.Animator(), seed=3), train_animator.denoising(data, frames=8)
+
+
+TRAININGS = {
+    "encoder": encoder_training,
+    "measure": measure_training,
+    "victims' autoencoder": autoencoder_training,
+    "transformer": lambda: victim_training("transformer"),
+    "unet": lambda: victim_training("unet"),
+    "animator": animator_training,
+}
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_resumed_training_equals_an_uninterrupted_one_and_follows_the_seed(tmp_path: Path, name: str) -> None:
+    def begun() -> tuple[Training, Loss]:
+        torch.manual_seed(3)
+        return TRAININGS[name]()
+
+    (whole, loss), (first, _), (second, _) = begun(), begun(), begun()
     curve = steps(whole, loss, 4)
     assert steps(first, loss, 2) == pytest.approx(curve[:2])
     first.save(tmp_path / "state.pt")
@@ -124,3 +164,51 @@ def test_the_animators_files_are_read_by_the_packs_loaders_and_predict_the_same(
         bank = dict(zip(net.names, net(reference, 0, tokens), strict=True))
         ours = animator.denoise(noisy, 500, tokens, animator.guide(poses[0]), bank)
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.fixture
+def victims(tmp_path: Path) -> Path:
+    """Files of untrained networks, as the script writes them."""
+    torch.manual_seed(0)
+    networks = {"autoencoder": VictimAutoencoder(), **{name: network() for name, network in NETWORKS.items()}}
+    for name, network in networks.items():
+        for parameter in network.parameters():  # nothing may be zero, or a mix-up could hide
+            torch.nn.init.normal_(parameter, std=0.05) if not parameter.any() else None
+        save_file(train_victims.halved(network.state_dict()), tmp_path / FILE.format(name))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_victim_reads_photo_and_pose_and_follows_its_seed(victims: Path, name: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    photo, poses = torch.rand(1, 3, 128, 128, generator=generator), torch.rand(2, 3, 128, 128, generator=generator)
+    victim, done = LabVictim(name, victims), list[int]()
+    frames = victim.animation(photo, poses, steps=3, seed=1, after_step=done.append)
+    assert frames.shape == (2, 3, 128, 128)
+    assert done == [1, 2, 3]
+    assert torch.equal(frames, victim.animation(photo, poses, steps=3, seed=1))
+    assert not torch.equal(frames, victim.animation(photo, poses, steps=3, seed=2))
+    assert not torch.equal(frames, victim.animation(photo.flip(-1), poses, steps=3, seed=1))
+    # Frames share their noise: the same pose gives the same frame, another one another.
+    torch.testing.assert_close(victim.animation(photo, poses[:1], steps=3, seed=1), frames[:1])
+    assert not torch.allclose(frames[0], frames[1])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_flow_that_is_known_exactly_is_integrated_exactly(victims: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Velocity noise - clean is constant on a straight path, so that Euler's method arrives at clean in any number of steps."""
+    victim, photo = LabVictim(name, victims), torch.rand(1, 3, 128, 128)
+    target = victim._autoencoder.encode(photo)
+    monkeypatch.setattr(victim, "_network", lambda noisy, time, seen, pose: (noisy - target) / time.view(-1, 1, 1, 1))
+    frame = victim.animation(torch.rand(1, 3, 128, 128), torch.rand(1, 3, 128, 128), steps=4)
+    torch.testing.assert_close(frame, victim._autoencoder.decode(target).detach().clamp(0, 1), atol=1e-4, rtol=1e-4)
+
+
+def test_a_missing_or_wrong_victim_is_one_sentence(victims: Path) -> None:
+    path = victims / FILE.format("unet")
+    save_file({"something": torch.zeros(1)}, path)
+    with pytest.raises(WeightsError, match=r"stillguard_lab_victim_unet\.safetensors is not the laboratory's file"):
+        LabVictim("unet", victims)
+    path.unlink()
+    with pytest.raises(WeightsError, match=r"stillguard_lab_victim_unet\.safetensors of the laboratory is missing: restore it"):
+        LabVictim("unet", victims)

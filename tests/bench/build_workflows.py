@@ -15,6 +15,7 @@ from .paths import ROOT
 from .server import ComfyServer
 from .workflow_node import Node
 from .workflows_dormant import ATTACK_DORMANT, PROTECT_DORMANT
+from .workflows_lab import ATTACK_LAB
 
 _BUILD = """async nodes => {
     const wait = () => new Promise(done => setTimeout(done, 80));
@@ -142,6 +143,7 @@ WORKFLOWS = {
     "protect_first_try": PROTECT_FIRST_TRY,
     "protect_dormant": PROTECT_DORMANT,
     "attack_dormant": ATTACK_DORMANT,
+    "attack_lab": ATTACK_LAB,
 }
 
 

@@ -1,11 +1,14 @@
-"""`python -m bench.demo`: protect a portrait with a real ComfyUI server and say where the result is."""
+"""`python -m bench.demo`: protect a portrait in a real ComfyUI server, attack it there, and open a page with what came of it."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import webbrowser
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from .client import Client, Event, Prompt, Result
 from .home import PHOTO, prepare_home
@@ -14,21 +17,18 @@ from .progress import Progress
 from .prompt import load_prompt, titles
 from .serve import keep_open
 from .server import ComfyServer
+from .story import Attack, numbers, story, write_new_page
+from .workflows_lab import VICTIMS
 
-WORKFLOW = ROOT / "workflows" / "protect_portrait.json"
-# What is reported -> title of the node that saved it.
-PICTURES = {
-    "Protected picture": "Protected picture",
-    "Amplified perturbation": "Amplified perturbation",
-    "Before and after reconstruction": "Before and after reconstruction",
-}
-NUMBERS = "StillguardPerturbationVisibility"
+WORKFLOW = ROOT / "workflows" / "attack_lab.json"
+# What is attacked -> title of the node that saved it.
+PHOTOS = {"clean": "Clean picture", "noise": "Picture with noise", "protected": "Protected picture"}
 
 
 def main(argv: list[str] | None = None) -> int:
     options = _options(argv)
     try:
-        _demo(options.image, keep=options.keep_open)
+        _demo(options)
     except BenchError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
@@ -39,29 +39,32 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="nox -s demo --", description="Protect a portrait with a real ComfyUI server.")
-    parser.add_argument("--image", type=Path, help="your own photo instead of the astronaut")
+    parser = argparse.ArgumentParser(prog="nox -s demo --", description="Protect a portrait in a real ComfyUI server, then attack it.")
+    parser.add_argument("--image", type=Path, help="your own photo instead of the astronaut, with head and shoulders about where hers are")
+    parser.add_argument("--no-browser", action="store_true", help="only print where the page is")
     parser.add_argument("--keep-open", action="store_true", help="leave the server running and print its address")
     return parser.parse_args(argv)
 
 
-def _demo(image: Path | None, *, keep: bool) -> None:
-    if image is not None and not image.is_file():
-        raise BenchError(f"The photo {image} does not exist; give the path of a picture file.")
-    print("Preparing ComfyUI, an example photo and the weights of the LPIPS network ...", flush=True)
-    base = prepare_home()
+def _demo(options: argparse.Namespace) -> None:
+    if options.image is not None and not options.image.is_file():
+        raise BenchError(f"The photo {options.image} does not exist; give the path of a picture file.")
+    print("Preparing ComfyUI and an example photo ...", flush=True)
+    base = prepare_home(lpips=False)
     print("Starting ComfyUI ...", flush=True)
     with ComfyServer(base) as server:
         with server.client(silence_seconds=1800) as client:
             prompt = load_prompt(WORKFLOW, client.object_info())
-            if image is not None:
-                use_photo(prompt, client.upload_image(image))
+            if options.image is not None:
+                use_photo(prompt, client.upload_image(options.image))
             result = follow(client, prompt)
             if result.status != "success":
                 reason = result.error or f"the run was {result.status}"
                 raise BenchError(f"ComfyUI could not finish the workflow ({reason}); its log is {server.log}.")
-            print(report(result, prompt, base), flush=True)
-        if keep:
+        page = report(result, prompt, base)
+        if not options.no_browser:
+            webbrowser.open(page.as_uri())
+        if options.keep_open:
             keep_open(server)
 
 
@@ -96,21 +99,38 @@ def _collect(client: Client, prompt_id: str, events: list[Event], show: Progress
         show(event)
 
 
-def report(result: Result, prompt: Prompt, base: Path) -> str:
-    """The files and the visibility numbers of a finished run, one per line; BenchError where one is missing."""
-    lines = [""]
-    for what, where in PICTURES.items():
-        for entry in _output(result, prompt, where, "images"):
-            lines.append(f"{what}: {base / entry['type'] / entry['subfolder'] / entry['filename']}")
-    return "\n".join([*lines, "", *(str(text) for text in _output(result, prompt, NUMBERS, "text"))])
+def report(result: Result, prompt: Prompt, base: Path) -> Path:
+    """Write the page, print the numbers and where everything is; BenchError where an output is missing."""
+    pictures = {name: _pictures(result, prompt, base, title)[0] for name, title in PHOTOS.items()}
+    (perturbation,) = _pictures(result, prompt, base, "Amplified perturbation")
+    attacks = [Attack(name, name == VICTIMS[0], np.stack(_pictures(result, prompt, base, _compared(name)))) for name in VICTIMS]
+    path = write_new_page(base / "output" / "stillguard", story(pictures, perturbation, attacks))
+    print("\nPSNR against what is made of the clean photo (lower is more different): noise, protected")
+    for what, noise, protected in numbers(pictures, attacks):
+        print(f"  {what}: {noise}, {protected}")
+    print(f"Protected picture: {_files(result, prompt, base, PHOTOS['protected'])[0]}\nPictures and numbers: {path}", flush=True)
+    return path
 
 
-def _output(result: Result, prompt: Prompt, where: str, key: str) -> list[Any]:
+def _compared(victim: str) -> str:
+    return f"Clean, noise, protected: {victim}"
+
+
+def _pictures(result: Result, prompt: Prompt, base: Path, title: str) -> list[np.ndarray]:
+    pictures = []
+    for file in _files(result, prompt, base, title):
+        with Image.open(file) as picture:
+            pictures.append(np.array(picture.convert("RGB")))
+    return pictures
+
+
+def _files(result: Result, prompt: Prompt, base: Path, title: str) -> list[Path]:
+    """What the node of this title saved."""
     names = titles(prompt)
-    for node_id, node in prompt.items():
-        if where in (node["class_type"], names[node_id]) and (found := result.outputs.get(node_id, {}).get(key)):
-            return list(found)
-    raise BenchError(f"The workflow {WORKFLOW.name} gave no output of {where!r}; restore it from the repository.")
+    for node_id in prompt:
+        if names[node_id] == title and (found := result.outputs.get(node_id, {}).get("images")):
+            return [base / entry["type"] / entry["subfolder"] / entry["filename"] for entry in found]
+    raise BenchError(f"The workflow {WORKFLOW.name} gave no output of {title!r}; restore it from the repository.")
 
 
 if __name__ == "__main__":

@@ -10,14 +10,15 @@ from .weights import lpips_backbone
 PHOTO = "astronaut.png"
 
 
-def prepare_home() -> Path:
-    """Fill `.bench/demo` where something is missing and return it; outputs of earlier runs stay."""
+def prepare_home(*, lpips: bool = True) -> Path:
+    """Fill `.bench/demo` where something is missing and return it; outputs of earlier runs stay. lpips: with its weights."""
     base = BENCH / "demo"
     photo = base / "input" / PHOTO
     if not photo.is_file():
         save_astronaut(photo)
     save_example_poses(photo.parent)
-    lpips_backbone(base / "models" / "stillguard")
+    if lpips:
+        lpips_backbone(base / "models" / "stillguard")
     return base
 
 

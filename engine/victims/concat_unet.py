@@ -1,0 +1,41 @@
+"""A victim: a convolutional UNet that gets photo and pose as further channels of its input (as Stable Video Diffusion gets its image)."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor, nn
+
+from .autoencoder import CHANNELS
+
+_POSE_CHANNELS = 16
+
+
+class VictimUNet(nn.Module):
+    """Predicts the velocity of a rectified flow (Liu et al. 2023) for one frame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.guider = nn.Sequential(
+            nn.PixelUnshuffle(4),
+            nn.Conv2d(48, 32, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(32, 32, 3, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(32, _POSE_CHANNELS, 3, padding=1),
+        )
+        self.unet = UNet2DModel(
+            in_channels=2 * CHANNELS + _POSE_CHANNELS,
+            out_channels=CHANNELS,
+            block_out_channels=(64, 64, 96),
+            down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+            layers_per_block=1,
+            attention_head_dim=32,
+        )
+
+    def forward(self, noisy: Tensor, time: Tensor, photo: Tensor, pose: Tensor) -> Tensor:
+        """noisy, photo: [B,8,h,w]; time [B] in [0,1], 1 is noise; pose [B,3,8h,8w] in [0,1] -> velocity like noisy."""
+        seen = torch.cat([noisy, photo, self.guider(pose)], dim=1)
+        velocity: Tensor = self.unet(seen, 1000 * time, return_dict=False)[0]
+        return velocity

@@ -1,0 +1,159 @@
+"""What a preset does to animations of one person, by the surrogate and by victims that it never saw."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..engine.metrics.visibility import psnr
+from ..engine.picture import resize
+from ..engine.transforms import GaussianBlur
+from ..engine.victims.lab_victim import NETWORKS, LabVictim
+from .networks import Lab
+from .pairs import Pair
+from .presets import PRESETS, Task
+from .train_measure import FILE as MEASURE
+from .train_measure import embed, load_measure
+
+STEPS, GUIDANCE = 15, 1.5
+Animate = Callable[[Tensor, Tensor], Tensor]
+"""Photo [1,3,S,S] and poses [N,3,S,S] -> frames [N,3,S,S]."""
+
+
+def jpeg(picture: Tensor, quality: int = 75) -> Tensor:
+    """Through a real encoder (Pillow's), one picture [1,3,H,W] in [0,1]."""
+    buffer = io.BytesIO()
+    Image.fromarray((picture[0] * 255).round().byte().permute(1, 2, 0).numpy()).save(buffer, "JPEG", quality=quality)
+    decoded = np.array(Image.open(buffer).convert("RGB"))
+    return torch.from_numpy(decoded).permute(2, 0, 1)[None].float() / 255
+
+
+def halved(picture: Tensor) -> Tensor:
+    """To half of the sides and back."""
+    height, width = picture.shape[-2:]
+    return resize(resize(picture, (height // 2, width // 2)), (height, width)).clamp(0, 1)
+
+
+def cropped(picture: Tensor) -> Tensor:
+    """A sixteenth off each side, scaled back."""
+    height, width = picture.shape[-2:]
+    inner = picture[..., height // 16 : height - height // 16, width // 16 : width - width // 16]
+    return resize(inner, (height, width)).clamp(0, 1)
+
+
+# What an attacker's picture has gone through, by name.
+COUNTERMEASURES: dict[str, Callable[[Tensor], Tensor]] = {
+    "JPEG 75": jpeg,
+    "blur": GaussianBlur(1.0, 5),
+    "half size and back": halved,
+    "crop": cropped,
+}
+
+
+class Laboratory:
+    """All networks of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.lab, self._measure = Lab(folder), load_measure(folder / MEASURE)
+        self.animators: dict[str, Animate] = {"surrogate": self._surrogate}
+        for name in NETWORKS:
+            self.animators[name] = self._victim(LabVictim(name, folder))
+
+    def _surrogate(self, photo: Tensor, poses: Tensor) -> Tensor:
+        return self.lab.animation(photo, poses, steps=STEPS, guidance=GUIDANCE)
+
+    @staticmethod
+    def _victim(victim: LabVictim) -> Animate:
+        return lambda photo, poses: victim.animation(photo, poses, steps=STEPS)
+
+    @torch.no_grad()
+    def likeness(self, frames: Tensor, photo: Tensor) -> float:
+        """Cosine of the second encoder's embeddings, mean over frames: 1 is the same."""
+        return float(F.cosine_similarity(embed(self._measure, frames), embed(self._measure, photo)).mean())
+
+
+class Person:
+    """Photo and the true other photo [1,3,S,S] in [0,1]; poses [2,3,S,S], the photo's own and the other's."""
+
+    def __init__(self, laboratory: Laboratory, pair: Pair) -> None:
+        self.photo, self.truth = pair.pictures[:, None].float() / 255
+        self.poses, self.number = pair.poses(), pair.number
+        self._laboratory, self._clean = laboratory, dict[tuple[str, str], Tensor]()
+
+    def clean(self, animator: str, counter: str = "") -> Tensor:
+        """The clean photo's frame in the other pose, [1,3,S,S], after a countermeasure."""
+        key = (animator, counter)
+        if key not in self._clean:
+            self._clean[key] = self._animated(animator, counter, self.photo)
+        return self._clean[key]
+
+    def compared(self, changed: Tensor, what: str, counter: str = "") -> Iterator[Figure]:
+        """Every animator's figure for a changed photo, after `counter` on both the changed and the clean one."""
+        for name in self._laboratory.animators:
+            clean, other = self.clean(name, counter), self._animated(name, counter, changed)
+            photo, likeness = float(psnr(self.photo, changed)), self._laboratory.likeness(other, self.photo)
+            yield Figure(what, name, float(psnr(clean, other)), photo, likeness)
+
+    def _animated(self, animator: str, counter: str, photo: Tensor) -> Tensor:
+        seen = COUNTERMEASURES[counter](photo) if counter else photo
+        return self._laboratory.animators[animator](seen, self.poses)[1:]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One animation of one changed photo. psnr: of the animation against the clean photo's, dB; photo: of the photo itself.
+
+    likeness: of the animation to the clean photo, see Laboratory.likeness.
+    """
+
+    what: str
+    animator: str
+    psnr: float
+    photo: float
+    likeness: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured on each person; budget and steps of every preset, other budgets for `thorough` alone."""
+
+    presets: tuple[str, ...] = tuple(PRESETS)
+    thorough: tuple[str, ...] = ("random noise", "Dormant")
+    budget: float = 8.0
+    other_budgets: tuple[float, ...] = (4.0, 16.0)
+    steps: int = 40
+    lpips: Path | None = None
+
+
+def figures(laboratory: Laboratory, person: Person, stranger: Person, plan: Plan) -> Iterator[Figure]:
+    """Everything about one person. Thorough presets also meet other budgets, countermeasures and another person."""
+
+    def changed(preset: str, budget: float) -> Tensor:
+        return PRESETS[preset](laboratory.lab, Task(person.photo, person.poses[:1], budget, plan.steps, person.number, plan.lpips))
+
+    for name in plan.presets:
+        picture = changed(name, plan.budget)
+        yield from person.compared(picture, name)
+        if name in plan.thorough:
+            for counter in COUNTERMEASURES:
+                yield from person.compared(picture, f"{name}, after {counter}", counter)
+            for budget in plan.other_budgets:
+                yield from person.compared(changed(name, budget), f"{name}, budget {budget:g}")
+            yield from _elsewhere(person, stranger, picture, name)
+
+
+def _elsewhere(person: Person, stranger: Person, picture: Tensor, what: str) -> Iterator[Figure]:
+    """The same change where it should do little: with its pixels shuffled, and on another person."""
+    difference = picture - person.photo
+    order = torch.randperm(difference[0, 0].numel(), generator=torch.Generator().manual_seed(person.number))
+    shuffled = (person.photo + difference.flatten(2)[..., order].view_as(difference)).clamp(0, 1)
+    yield from person.compared(shuffled, f"{what}, pixels shuffled")
+    yield from stranger.compared((stranger.photo + difference).clamp(0, 1), f"{what}, on another person")

@@ -1,0 +1,142 @@
+r"""Train the victims that ship with the pack: their autoencoder, then two animators in its latent space.
+
+    python -m stillguard.lab.train_victims autoencoder --data PAIRS --checkpoint run/victim_vae.pt --out OUT --minutes 15
+    python -m stillguard.lab.train_victims transformer --data PAIRS --checkpoint run/transformer.pt --out OUT
+    python -m stillguard.lab.train_victims unet --data PAIRS --checkpoint run/unet.pt --out OUT
+
+The animators are rectified flows (Liu et al. 2023): given one photo of a pair and a pose, predict the other photo. They share no
+weight, layout or latent space with the animator of train_animator.py, so that they can say what a protection does to networks it
+was not made with. Each can be stopped and called again; the figure printed is that of held-out pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..engine.metrics.visibility import psnr
+from ..engine.victims.autoencoder import VictimAutoencoder
+from ..engine.victims.lab_victim import FILE, NETWORKS, SIDE, load_network
+from .pairs import Pair, load_pairs
+from .train_animator import CLOSER
+from .training import Loss, Training, arguments, run
+
+FRAMES, CROP = 16, 96
+
+
+class Photos(NamedTuple):
+    """latents: [N,2,8,h,w]; poses: [N,2,3,S,S] uint8."""
+
+    latents: Tensor
+    poses: Tensor
+
+
+def halved(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """fp16, without counters."""
+    return {key: value.half().contiguous() for key, value in state.items() if value.is_floating_point()}
+
+
+def rebuilding(pictures: Tensor) -> Loss:
+    """The autoencoder's loss over random crops of [N,3,S,S] uint8."""
+
+    def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
+        rows = torch.randint(len(pictures), (FRAMES,), generator=generator)
+        top, left = torch.randint(pictures.shape[-1] - CROP + 1, (2,), generator=generator).tolist()
+        image = pictures[rows, :, top : top + CROP, left : left + CROP].float() / 255
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rebuilt = network.decode(network.encode(image))  # type: ignore[operator]
+        return 10 * F.mse_loss(rebuilt.float(), image)
+
+    return loss
+
+
+def flow(data: Photos, *, frames: int = FRAMES) -> Loss:
+    """Mean squared error of the velocity noise - clean at times in [0,1]."""
+
+    def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
+        rows = torch.randint(len(data.latents), (frames,), generator=generator)
+        shown = torch.randint(2, (frames,), generator=generator)
+        clean, photo, pose = data.latents[rows, 1 - shown], data.latents[rows, shown], data.poses[rows, 1 - shown].float() / 255
+        # Middle times matter most for a flow (Esser et al. 2024).
+        time = torch.randn(frames, generator=generator).sigmoid()
+        noise, share = torch.randn(clean.shape, generator=generator), time.view(-1, 1, 1, 1)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=torch.is_grad_enabled()):
+            velocity = network((1 - share) * clean + share * noise, time, photo, pose)
+        return (velocity - (noise - clean)).square().mean()
+
+    return loss
+
+
+@torch.no_grad()
+def photos(pairs: list[Pair], autoencoder: VictimAutoencoder) -> Photos:
+    """Of all pairs and their mirror images."""
+    both = [*pairs, *(pair.mirrored() for pair in pairs)]
+    latents = [autoencoder.encode(pair.pictures.float() / 255) for pair in both]
+    return Photos(torch.stack(latents), torch.stack([(pair.poses() * 255).round().byte() for pair in both]))
+
+
+@torch.no_grad()
+def reconstruction_psnr(network: VictimAutoencoder, pictures: Tensor) -> float:
+    images = (picture[None].float() / 255 for picture in pictures)
+    return float(torch.cat([psnr(image, network.decode(network.encode(image)).clamp(0, 1)) for image in images]).mean())
+
+
+@torch.no_grad()
+def held_out_loss(network: nn.Module, data: Photos) -> float:
+    generator, loss = torch.Generator().manual_seed(0), flow(data, frames=64)
+    return float(torch.stack([loss(network, generator) for _ in range(16)]).mean())
+
+
+def both_cuts(given: argparse.Namespace, *, held_out: bool) -> list[list[Pair]]:
+    return [load_pairs(given.data, side=SIDE, held_out=held_out, closer=closer) for closer in CLOSER]
+
+
+def train_autoencoder(given: argparse.Namespace) -> None:
+    sets = (
+        [pair.pictures for closer in CLOSER for pair in load_pairs(given.data, side=SIDE, held_out=h, closer=closer)] for h in (False, True)
+    )
+    trained, held_out = (torch.cat(pictures) for pictures in sets)
+    torch.manual_seed(given.seed)
+
+    def ship(training: Training, folder: Path) -> str:
+        network, state = VictimAutoencoder(), halved(training.average)
+        network.load_state_dict({key: value.float() for key, value in state.items()}, strict=False)
+        quality = reconstruction_psnr(network.eval(), held_out)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(state, folder / FILE.format("autoencoder"), metadata=training.facts(held_out_psnr_db=f"{quality:.2f}"))
+        return f"held-out PSNR {quality:.2f} dB"
+
+    run(Training(VictimAutoencoder(), seed=given.seed, muon_from=64), rebuilding(trained), given, ship)
+
+
+def train_animator(given: argparse.Namespace) -> None:
+    autoencoder = load_network(VictimAutoencoder(), given.out / FILE.format("autoencoder"))
+    parts = [[photos(load_pairs(given.data, side=SIDE, held_out=h, closer=c), autoencoder) for c in CLOSER] for h in (False, True)]
+    trained, held_out = (Photos(*(torch.cat(fields) for fields in zip(*part, strict=True))) for part in parts)
+    torch.manual_seed(given.seed)
+
+    def ship(training: Training, folder: Path) -> str:
+        network, state = NETWORKS[given.network](), halved(training.average)
+        network.load_state_dict({key: value.float() for key, value in state.items()})
+        quality = held_out_loss(network.eval(), held_out)
+        save_file(state, folder / FILE.format(given.network), metadata=training.facts(held_out_loss=f"{quality:.4f}"))
+        return f"held-out loss {quality:.4f}"
+
+    run(Training(NETWORKS[given.network](), seed=given.seed, half_life=300), flow(trained), given, ship)
+
+
+def main() -> None:
+    parser = arguments(__doc__, minutes=25, peak=1e-3)
+    parser.add_argument("network", choices=["autoencoder", *NETWORKS])
+    given = parser.parse_args()
+    (train_autoencoder if given.network == "autoencoder" else train_animator)(given)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""Random noise of a budget."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from stillguard.engine.baselines import random_signs
+from stillguard.engine.metrics.visibility import linf_levels
+
+
+@pytest.mark.parametrize(("budget", "levels"), [(1.0, 1), (8.0, 8), (8.5, 8)])
+def test_every_value_moves_by_whole_levels_of_the_budget(budget: float, levels: int) -> None:
+    grey = torch.full((2, 3, 40, 50), 128 / 255)
+    moved = (random_signs(grey, budget, seed=1) - grey) * 255
+    assert torch.equal(moved.abs().round(), torch.full_like(moved, levels))
+    assert abs(float(moved.mean())) < 0.05 * levels
+    assert torch.equal(moved[0], moved[1])
+
+
+def test_it_stays_a_picture_within_the_budget(astronaut: torch.Tensor) -> None:
+    noisy = random_signs(astronaut, 16, seed=3)
+    assert float(noisy.min()) >= 0
+    assert float(noisy.max()) <= 1
+    assert int(linf_levels(astronaut, noisy)) == 16
+
+
+def test_it_follows_the_seed(astronaut: torch.Tensor) -> None:
+    assert torch.equal(random_signs(astronaut, 8, seed=1), random_signs(astronaut, 8, seed=1))
+    assert not torch.equal(random_signs(astronaut, 8, seed=1), random_signs(astronaut, 8, seed=2))
+
+
+def test_less_than_a_level_is_refused() -> None:
+    with pytest.raises(ValueError, match="choose at least 1, since files hold whole levels"):
+        random_signs(torch.zeros(1, 3, 8, 8), 0.5, seed=0)
