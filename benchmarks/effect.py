@@ -82,7 +82,7 @@ def beside_noise(people: list[Rows]) -> str:
             found = [{row["what"]: row["psnr"] for row in rows if row["animator"] == animator} for rows in people]
             noise = "random noise" if "budget" not in name else f"random noise, {name.rpartition(', ')[2]}"
             cells.append("{:.1f} [{:.1f}, {:.1f}]".format(*interval([row[noise] - row[name] for row in found])))
-        if name in PRESETS or "budget" in name:
+        if "random noise" not in name and (name in PRESETS or "budget" in name):
             lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -19,14 +19,19 @@ SEEN |= {14: (0.405, 0.195), 15: (0.475, 0.195), 16: (0.37, 0.225), 17: (0.52, 0
 HEAD = (0, 14, 15, 16, 17)
 
 
-def example_pose(phase: float = 0.0) -> Tensor:
-    """[3,512,512]; phase 0 is the portrait's own pose, and 1 the end of a full sway."""
+def example_keypoints(phase: float = 0.0, side: int = SIDE) -> np.ndarray:
+    """[18,3] as draw_pose takes them; phase 0 is the portrait's own pose, and 1 the end of a full sway."""
     points = np.zeros((18, 3))
     turn, sway = 0.04 * np.sin(2 * np.pi * phase), 0.02 * np.sin(4 * np.pi * phase)
     for index, (x, y) in SEEN.items():
         moved = (x + turn, y) if index in HEAD else (x + turn / 4, y + (sway if x < 0.44 else -sway))
-        points[index] = (moved[0] * SIDE, moved[1] * SIDE, 1.0)
-    picture: Tensor = draw_pose(points, SIDE, SIDE)
+        points[index] = (moved[0] * side, moved[1] * side, 1.0)
+    return points
+
+
+def example_pose(phase: float = 0.0) -> Tensor:
+    """[3,512,512]; see example_keypoints."""
+    picture: Tensor = draw_pose(example_keypoints(phase), SIDE, SIDE)
     return picture
 
 
