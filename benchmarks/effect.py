@@ -1,17 +1,18 @@
 """What protection does to animations that the laboratory's networks make of people they never saw.
 
-    nox -s benchmarks -- effect --data PAIRS --out FOLDER [--people 40] [--steps 40] [--budget 8] [--presets NAME ...] [--workers 2]
+    nox -s benchmarks -- effect --data PAIRS --out FOLDER --lpips VGG16 [--people 40] [--presets NAME ...] [--workers 2] [--figure SVG]
 
 For each held-out pair the first photo is protected at 128 pixels and moved into the second one's pose before and after, from the same
 noise: by the animator that it was protected from, and by two victims of other architectures with another autoencoder, which no
 preset may see. The figures are PSNR in dB of the changed against the clean animation, lower is more effect, with 95 % intervals of the
-mean by bootstrap over people. Each person's figures are kept in FOLDER, so that a run which was stopped goes on.
-All on small networks: the mechanism, not a promise.
+mean by bootstrap over pairs. Each person's figures are kept in FOLDER, preset by preset, so that a run which was stopped goes on, and a
+new preset joins those that were measured. All on small networks: the mechanism, not a promise.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 from dataclasses import asdict
@@ -24,12 +25,15 @@ from bench import cpu_shim
 
 cpu_shim.install()
 
-from stillguard.engine.weights.catalogue import LAB  # noqa: E402
-from stillguard.lab.effect import Laboratory, Person, Plan, figures  # noqa: E402
+from stillguard.engine.weights.catalogue import LAB, VICTIMS  # noqa: E402
+from stillguard.lab.dots import dot_plot  # noqa: E402
+from stillguard.lab.effect import Laboratory, Person, Plan, clean_figures, figures  # noqa: E402
 from stillguard.lab.pairs import Pair, load_pairs  # noqa: E402
 from stillguard.lab.presets import PRESETS  # noqa: E402
 
 Rows = list[dict[str, Any]]
+NOISE, CLEAN = "random noise", "clean"
+THOROUGH = (NOISE, "Dormant", "Dormant, no EoT")
 
 
 def interval(values: list[float]) -> tuple[float, float, float]:
@@ -40,88 +44,130 @@ def interval(values: list[float]) -> tuple[float, float, float]:
     return float(sample.mean()), float(low), float(high)
 
 
-def measure(job: tuple[Pair, Pair, Plan, Path, Path]) -> None:
-    """One person's figures into a file of its own."""
-    pair, other, plan, networks, kept = job
+class Kept:
+    """One person's figures on disk, by preset; those of other networks or settings are measured anew."""
+
+    def __init__(self, file: Path, key: str) -> None:
+        self._file, self._key = file, key
+        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        self.rows: dict[str, Rows] = found["rows"] if found.get("key") == key else {}
+
+    def add(self, preset: str, rows: Rows) -> None:
+        self.rows[preset] = rows
+        partial = self._file.with_suffix(".partial")
+        partial.write_text(json.dumps({"key": self._key, "rows": self.rows}), encoding="utf-8")
+        partial.replace(self._file)
+
+
+def measure(job: tuple[Pair, Pair, list[str], argparse.Namespace]) -> None:
+    """What is missing of one person's figures."""
+    pair, other, missing, given = job
     torch.set_num_threads(1)
-    laboratory = Laboratory(networks)
-    rows = [asdict(figure) for figure in figures(laboratory, Person(laboratory, pair), Person(laboratory, other), plan)]
-    partial = kept.with_suffix(".partial")
-    partial.write_text(json.dumps({"plan": describe(plan), "rows": rows}))
-    partial.replace(kept)
-    print(kept.name, flush=True)
+    laboratory, kept = Laboratory(given.networks, given.victims), kept_of(pair, other, given)
+    person, stranger = Person(laboratory, pair), Person(laboratory, other)
+    plan = Plan(budget=given.budget, steps=given.steps, lpips=given.lpips)
+    for preset in missing:
+        measured = (
+            clean_figures(person)
+            if preset == CLEAN
+            else figures(laboratory, person, stranger, preset, plan, thorough=preset in given.thorough)
+        )
+        kept.add(preset, [asdict(figure) for figure in measured])
+    print(f"pair {pair.number:03} is measured", flush=True)
 
 
-def describe(plan: Plan) -> str:
-    return f"{plan.presets} {plan.thorough} {plan.budget} {plan.other_budgets} {plan.steps}"
+def kept_of(pair: Pair, other: Pair, given: argparse.Namespace) -> Kept:
+    files = sorted([*given.networks.glob("*.safetensors"), *given.victims.glob("*.safetensors")])
+    networks = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()[:16]
+    key = f"{networks} {other.number} {given.budget} {given.steps} {sorted(given.thorough)} {given.lpips is not None}"
+    return Kept(given.out / f"{pair.number:03}.json", key)
+
+
+def gathered(people: list[Rows]) -> dict[str, dict[str, Rows]]:
+    """what -> animator -> each person's row, in the order of the first person's; all have the same."""
+    found: dict[str, dict[str, Rows]] = {}
+    for rows in people:
+        for row in rows:
+            found.setdefault(row["what"], {}).setdefault(row["animator"], []).append(row)
+    return found
 
 
 def table(people: list[Rows]) -> str:
-    """Rows in the order of the first person's; all have the same."""
-    animators = list(dict.fromkeys(row["animator"] for row in people[0]))
-    values = {(row["what"], row["animator"]): [] for row in people[0]}  # type: dict[tuple[str, str], Rows]
-    for rows in people:
-        for row in rows:
-            values[row["what"], row["animator"]].append(row)
+    found = gathered(people)
+    animators = list(next(iter(found.values())))
     lines = [f"| picture | {' | '.join(f'{name}, dB' for name in animators)} | likeness, {animators[0]} | photo, dB |"]
     lines.append("|---" * (len(animators) + 3) + "|")
-    for what in dict.fromkeys(row["what"] for row in people[0]):
-        cells = ["{:.1f} [{:.1f}, {:.1f}]".format(*interval([r["psnr"] for r in values[what, name]])) for name in animators]
-        first = values[what, animators[0]]
+    for what, values in found.items():
+        cells = ["{:.1f} [{:.1f}, {:.1f}]".format(*interval([r["psnr"] for r in values[name]])) for name in animators]
+        first = values[animators[0]]
         likeness = "{:.2f} [{:.2f}, {:.2f}]".format(*interval([r["likeness"] for r in first]))
         lines.append(f"| {what} | {' | '.join(cells)} | {likeness} | {np.mean([r['photo'] for r in first]):.1f} |")
     return "\n".join(lines)
 
 
 def beside_noise(people: list[Rows]) -> str:
-    """Paired: how many dB further from the clean animation than random noise of the same budget."""
+    """Paired: how many dB further from the clean animation than noise of the same budget after the same treatment."""
     lines = []
-    for name in dict.fromkeys(row["what"] for row in people[0]):
+    for what in dict.fromkeys(row["what"] for row in people[0]):
+        noise = NOISE + next((what[what.index(mark) :] for mark in (", after ", ", budget ") if mark in what), "")
         cells = []
         for animator in dict.fromkeys(row["animator"] for row in people[0]):
             found = [{row["what"]: row["psnr"] for row in rows if row["animator"] == animator} for rows in people]
-            noise = "random noise" if "budget" not in name else f"random noise, {name.rpartition(', ')[2]}"
-            cells.append("{:.1f} [{:.1f}, {:.1f}]".format(*interval([row[noise] - row[name] for row in found])))
-        if "random noise" not in name and (name in PRESETS or "budget" in name):
-            lines.append(f"| {name} | {' | '.join(cells)} |")
+            if noise in found[0]:
+                cells.append("{:.1f} [{:.1f}, {:.1f}]".format(*interval([row[noise] - row[what] for row in found])))
+        if cells and not what.startswith((NOISE, CLEAN)):
+            lines.append(f"| {what} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of pairs; without one nothing can be measured")
-    parser.add_argument("--out", type=Path, default=Path("effect"), help="folder for each person's figures")
-    parser.add_argument("--people", type=int, default=40)
+    parser.add_argument("--out", type=Path, help="folder for each person's figures")
+    parser.add_argument("--people", type=int, default=40, help="held-out pairs, at least 2")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--budget", type=float, default=8.0)
-    parser.add_argument("--presets", nargs="+", choices=list(PRESETS), default=list(PRESETS), help="random noise first")
-    parser.add_argument("--networks", type=Path, default=LAB, help="folder of trained networks, by default those that ship")
+    parser.add_argument("--presets", nargs="+", choices=list(PRESETS), default=list(PRESETS), help="beside random noise")
+    parser.add_argument("--thorough", nargs="+", choices=list(PRESETS), default=list(THOROUGH), help="also under countermeasures and so on")
+    parser.add_argument("--networks", type=Path, default=LAB, help="folder of the surrogate's networks, by default those that ship")
+    parser.add_argument("--victims", type=Path, default=VICTIMS, help="folder of the victims, by default those that ship")
     parser.add_argument("--lpips", type=Path, help="VGG16 weights of LPIPS, for presets with the penalty")
+    parser.add_argument("--figure", type=Path, help="where to draw it, an SVG")
     parser.add_argument("--workers", type=int, default=1, help="people at a time")
     return parser.parse_args()
 
 
 def main() -> None:
     given = options()
-    if given.data is None:
-        print("effect: give the folder of pairs with --data.")
+    if given.data is None or given.out is None:
+        print("effect: give the folder of pairs with --data, and one for the figures with --out.")
         return
-    presets = tuple(name for name in given.presets if given.lpips or "LPIPS" not in name)
-    plan = Plan(presets=presets, budget=given.budget, steps=given.steps, lpips=given.lpips)
+    wanted = [CLEAN, NOISE, *(name for name in given.presets if name != NOISE)]
+    if given.lpips is None:
+        wanted = [name for name in wanted if "LPIPS" not in name]
+        print("effect: presets with the LPIPS penalty are left out; name the VGG16 weights with --lpips.")
     given.out.mkdir(parents=True, exist_ok=True)
-    pairs = load_pairs(given.data, side=128, held_out=True)[: given.people]
-    kept = [given.out / f"{pair.number:03}.json" for pair in pairs]
-    jobs = [(pair, pairs[i - 1], plan, given.networks, kept[i]) for i, pair in enumerate(pairs) if not done(kept[i], plan)]
-    with multiprocessing.get_context("spawn").Pool(given.workers) as pool:
+    pairs = load_pairs(given.data, side=128, held_out=True)[: max(2, given.people)]
+    # Neighbours by number are often the same person.
+    others = [pairs[(index + len(pairs) // 2) % len(pairs)] for index in range(len(pairs))]
+    jobs = []
+    for pair, other in zip(pairs, others, strict=True):
+        missing = [name for name in wanted if name not in kept_of(pair, other, given).rows]
+        jobs += [(pair, other, missing, given)] if missing else []
+    with multiprocessing.get_context("spawn").Pool(max(1, given.workers)) as pool:
         for _ in pool.imap_unordered(measure, jobs):
             pass
-    people = [json.loads(file.read_text())["rows"] for file in kept]
-    print(f"{len(people)} held-out people, budget {given.budget:g}, {given.steps} steps\n{table(people)}")
-    print(f"\nfurther from the clean animation than random noise, dB\n{beside_noise(people)}")
+    kept = [kept_of(pair, other, given).rows for pair, other in zip(pairs, others, strict=True)]
+    show([[row for name in wanted for row in rows[name]] for rows in kept], given)
 
 
-def done(file: Path, plan: Plan) -> bool:
-    return file.exists() and bool(json.loads(file.read_text())["plan"] == describe(plan))
+def show(people: list[Rows], given: argparse.Namespace) -> None:
+    print(f"{len(people)} held-out pairs, budget {given.budget:g}, {given.steps} steps\n{table(people)}")
+    print(f"\nfurther from the clean animation than random noise of the same budget after the same treatment, dB\n{beside_noise(people)}")
+    if given.figure is not None:
+        rows = {what: {name: interval([r["psnr"] for r in rows]) for name, rows in by.items()} for what, by in gathered(people).items()}
+        title = f"PSNR of the animation against the clean one, dB (lower: more effect); {len(people)} pairs"
+        given.figure.write_text(dot_plot(title, {what: row for what, row in rows.items() if CLEAN not in what}), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ from effect import interval  # noqa: E402
 from stillguard.engine.metrics.visibility import psnr  # noqa: E402
 from stillguard.engine.surrogates.perceptual import load_perceptual_network  # noqa: E402
 from stillguard.engine.victims.autoencoder import VictimAutoencoder  # noqa: E402
-from stillguard.engine.victims.lab_victim import FILE, load_network  # noqa: E402
-from stillguard.engine.weights.catalogue import LAB  # noqa: E402
+from stillguard.engine.victims.lab_victim import FILE  # noqa: E402
+from stillguard.engine.weights.catalogue import LAB, VICTIMS  # noqa: E402
+from stillguard.engine.weights.reading import load_own  # noqa: E402
 from stillguard.lab.effect import Laboratory, Person  # noqa: E402
 from stillguard.lab.pairs import load_pairs  # noqa: E402
 
@@ -44,7 +45,7 @@ def shown(laboratory: Laboratory, autoencoder: VictimAutoencoder, person: Person
 
 
 def row(person: Person, pictures: dict[str, Tensor]) -> Tensor:
-    """Photo, pose, truth, then each animator: [3,S,7*S]."""
+    """Photo, pose, truth, then each animator: [3,S,6*S]."""
     made = [pictures[name] for name in ("surrogate", "transformer", "unet")]
     return torch.cat([person.photo, person.poses[1:], person.truth, *made], dim=3)[0]
 
@@ -53,15 +54,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of pairs; without one nothing can be measured")
     parser.add_argument("--people", type=int, default=84)
-    parser.add_argument("--networks", type=Path, default=LAB, help="folder of trained networks, by default those that ship")
-    parser.add_argument("--lpips", type=Path, help="VGG16 weights of LPIPS; without them it is left out")
+    parser.add_argument("--networks", type=Path, default=LAB, help="folder of the surrogate's networks, by default those that ship")
+    parser.add_argument("--victims", type=Path, default=VICTIMS, help="folder of the victims, by default those that ship")
+    parser.add_argument("--lpips", type=Path, help="VGG16 weights of LPIPS; without them it shows nan")
     parser.add_argument("--sheet", type=Path, help=f"a picture of {SHEET} people: photo, pose, true photo, the animators' frames")
     given = parser.parse_args()
     if given.data is None:
         print("lab_quality: give the folder of pairs with --data.")
         return
-    laboratory = Laboratory(given.networks)
-    autoencoder = load_network(VictimAutoencoder(), given.networks / FILE.format("autoencoder"))
+    laboratory = Laboratory(given.networks, given.victims)
+    autoencoder = load_own(VictimAutoencoder(), given.victims / FILE.format("autoencoder"))
     lpips = load_perceptual_network(given.lpips) if given.lpips else None
     figures: dict[str, list[tuple[float, float]]] = {}
     rows = []

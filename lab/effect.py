@@ -17,6 +17,7 @@ from ..engine.metrics.visibility import psnr
 from ..engine.picture import resize
 from ..engine.transforms import GaussianBlur
 from ..engine.victims.lab_victim import NETWORKS, LabVictim
+from ..engine.weights.catalogue import LAB, VICTIMS
 from .networks import Lab
 from .pairs import Pair
 from .presets import PRESETS, Task
@@ -59,13 +60,13 @@ COUNTERMEASURES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Laboratory:
-    """All networks of a folder."""
+    """All networks: those of the surrogate, by default those that ship, and the victims and the measure."""
 
-    def __init__(self, folder: Path) -> None:
-        self.lab, self._measure = Lab(folder), load_measure(folder / MEASURE)
+    def __init__(self, networks: Path = LAB, victims: Path = VICTIMS) -> None:
+        self.lab, self._measure = Lab(networks), load_measure(victims / MEASURE)
         self.animators: dict[str, Animate] = {"surrogate": self._surrogate}
         for name in NETWORKS:
-            self.animators[name] = self._victim(LabVictim(name, folder))
+            self.animators[name] = self._victim(LabVictim(name, victims))
 
     def _surrogate(self, photo: Tensor, poses: Tensor) -> Tensor:
         return self.lab.animation(photo, poses, steps=STEPS, guidance=GUIDANCE)
@@ -86,7 +87,7 @@ class Person:
     def __init__(self, laboratory: Laboratory, pair: Pair) -> None:
         self.photo, self.truth = pair.pictures[:, None].float() / 255
         self.poses, self.number = pair.poses(), pair.number
-        self._laboratory, self._clean = laboratory, dict[tuple[str, str], Tensor]()
+        self.laboratory, self._clean = laboratory, dict[tuple[str, str], Tensor]()
 
     def clean(self, animator: str, counter: str = "") -> Tensor:
         """The clean photo's frame in the other pose, [1,3,S,S], after a countermeasure."""
@@ -97,14 +98,14 @@ class Person:
 
     def compared(self, changed: Tensor, what: str, counter: str = "") -> Iterator[Figure]:
         """Every animator's figure for a changed photo, after `counter` on both the changed and the clean one."""
-        for name in self._laboratory.animators:
+        for name in self.laboratory.animators:
             clean, other = self.clean(name, counter), self._animated(name, counter, changed)
-            photo, likeness = float(psnr(self.photo, changed)), self._laboratory.likeness(other, self.photo)
+            photo, likeness = float(psnr(self.photo, changed)), self.laboratory.likeness(other, self.photo)
             yield Figure(what, name, float(psnr(clean, other)), photo, likeness)
 
     def _animated(self, animator: str, counter: str, photo: Tensor) -> Tensor:
         seen = COUNTERMEASURES[counter](photo) if counter else photo
-        return self._laboratory.animators[animator](seen, self.poses)[1:]
+        return self.laboratory.animators[animator](seen, self.poses)[1:]
 
 
 @dataclass(frozen=True)
@@ -123,31 +124,36 @@ class Figure:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured on each person; budget and steps of every preset, other budgets for `thorough` alone."""
+    """How a preset is measured; a thorough one also meets other budgets, countermeasures, shuffling and another person."""
 
-    presets: tuple[str, ...] = tuple(PRESETS)
-    thorough: tuple[str, ...] = ("random noise", "Dormant")
     budget: float = 8.0
     other_budgets: tuple[float, ...] = (4.0, 16.0)
     steps: int = 40
     lpips: Path | None = None
 
 
-def figures(laboratory: Laboratory, person: Person, stranger: Person, plan: Plan) -> Iterator[Figure]:
-    """Everything about one person. Thorough presets also meet other budgets, countermeasures and another person."""
+def figures(laboratory: Laboratory, person: Person, stranger: Person, preset: str, plan: Plan, *, thorough: bool) -> Iterator[Figure]:
+    """Everything about one preset and one person. What starts with the preset's name, and goes on with `, after JPEG 75` and so on."""
 
-    def changed(preset: str, budget: float) -> Tensor:
+    def changed(budget: float) -> Tensor:
         return PRESETS[preset](laboratory.lab, Task(person.photo, person.poses[:1], budget, plan.steps, person.number, plan.lpips))
 
-    for name in plan.presets:
-        picture = changed(name, plan.budget)
-        yield from person.compared(picture, name)
-        if name in plan.thorough:
-            for counter in COUNTERMEASURES:
-                yield from person.compared(picture, f"{name}, after {counter}", counter)
-            for budget in plan.other_budgets:
-                yield from person.compared(changed(name, budget), f"{name}, budget {budget:g}")
-            yield from _elsewhere(person, stranger, picture, name)
+    picture = changed(plan.budget)
+    yield from person.compared(picture, preset)
+    if thorough:
+        for counter in COUNTERMEASURES:
+            yield from person.compared(picture, f"{preset}, after {counter}", counter)
+        for budget in plan.other_budgets:
+            yield from person.compared(changed(budget), f"{preset}, budget {budget:g}")
+        yield from _elsewhere(person, stranger, picture, preset)
+
+
+def clean_figures(person: Person) -> Iterator[Figure]:
+    """The clean photo's animations against the true photo, which is how good the animators are."""
+    for name in person.laboratory.animators:
+        frame = person.clean(name)
+        likeness = person.laboratory.likeness(frame, person.photo)
+        yield Figure("clean, against the true photo", name, float(psnr(person.truth, frame)), float("inf"), likeness)
 
 
 def _elsewhere(person: Person, stranger: Person, picture: Tensor, what: str) -> Iterator[Figure]:

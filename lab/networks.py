@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..engine.animate import animate
@@ -16,6 +15,7 @@ from ..engine.surrogates.pose_animator import last_timesteps, load_pose_animator
 from ..engine.surrogates.reference_net import load_reference_net
 from ..engine.surrogates.sd_unet import LATENT_SCALE
 from ..engine.surrogates.tiny_autoencoder import load_tiny_autoencoder
+from ..engine.weights.reading import load_own
 from .train_encoder import network, project
 
 
@@ -23,8 +23,7 @@ class LabEncoder:
     """The image encoder, frozen."""
 
     def __init__(self, path: Path) -> None:
-        self._network = network().eval().requires_grad_(False)
-        self._network.load_state_dict({key: value.float() for key, value in load_file(path).items()}, strict=False)
+        self._network = load_own(network(), path)
 
     def embed(self, image: Tensor) -> Tensor:
         """[B,3,H,W] in [0,1] -> [B,64]."""
@@ -58,6 +57,8 @@ class Lab:
         """[N,3,S,S] in [0,1], one frame for each pose."""
         setup, seen = dormant.ReferenceSetup(self.net, self.vae, self.encoder), Observation(photo)
         tokens, bank, guide = setup.tokens(seen), setup.bank(seen, 0), self.animator.guide(poses)
-        *_, last = animate(self.animator, tokens=tokens, bank=bank, pose=guide, steps=steps, guidance=guidance, seed=seed)
+        *_, last = animate(
+            self.animator, tokens=tokens, bank=bank, pose=guide, steps=steps, guidance=guidance, window=8, overlap=2, seed=seed
+        )
         video: Tensor = self.vae.decode(last.latents[0].movedim(1, 0) / LATENT_SCALE).clamp(0, 1)
         return video

@@ -55,9 +55,11 @@ def load_pairs(folder: Path, *, side: int, held_out: bool, least_change: float =
     Squares of the picture's short side around the person; with closer < 1, of that share of it, around the upper body.
     Raises SystemExit when there are none.
     """
+    if not (folder / "poses.npz").is_file():
+        raise SystemExit(f"There is no poses.npz in {folder}: give the folder with NNN_0.jpg, NNN_1.jpg and poses.npz with --data.")
     landmarks = np.load(folder / "poses.npz")
     pairs = []
-    for first in sorted(folder.glob("*_0.jpg")):
+    for first in sorted(folder.glob("[0-9]*_0.jpg")):
         number, second = int(first.stem.split("_")[0]), first.with_name(first.name.replace("_0", "_1"))
         if is_held_out(number) != held_out or not {first.name, second.name} <= set(landmarks.files):
             continue

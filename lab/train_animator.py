@@ -12,32 +12,28 @@ It can be stopped and called again. The figure that it prints is the loss on hel
 from __future__ import annotations
 
 import argparse
+import hashlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from diffusers import UNet2DConditionModel, UNetMotionModel
-from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
-from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..engine.surrogates.pose_animator import PoseAnimator, motion_unet, noise_schedule, upstream_names
-from ..engine.surrogates.reference_net import ANIMATE_ANYONE, ReferenceNet, truncated_unet
-from ..engine.surrogates.sd_unet import GROUPS, HEADS, LATENT_SCALE, spatial_blocks
-from ..engine.surrogates.tiny_autoencoder import TinyAutoencoder, load_tiny_autoencoder
+from ..engine.surrogates.pose_animator import noise_schedule
+from ..engine.surrogates.sd_unet import LATENT_SCALE
+from ..engine.surrogates.tiny_autoencoder import SHIPPED, TinyAutoencoder, load_tiny_autoencoder
+from ..engine.weights.reading import load_own
+from .animator import SIDE, Animator, files, reference_tail, settle
 from .pairs import Pair, load_pairs
 from .train_encoder import network as encoder_network
 from .train_encoder import project
-from .training import Loss, Training, arguments, run
+from .training import Loss, Training, arguments, device_of, run
 
-SIDE, CONTEXT = 128, 64
-WIDTHS = (64, 96, 96)
-POSE_WIDTHS = (16, 32, 64, 96)
 # Shares of the short side that training pictures are cut to, so that whole people and portraits are both known.
 CLOSER = (1.0, 0.6)
-# How much steeper than diffusers' own the first weights of queries and keys are.
-SHARPNESS = 2.5
+# Weight of the loss that keeps features able to tell where they are.
+POSITION = 0.1
 # A batch of `FRAMES` is as many single frames, or fewer clips of 2, 4 or 8; one in ten has no reference.
 FRAMES, SINGLE, DROPPED = 16, 0.7, 0.1
 
@@ -48,66 +44,6 @@ class Clips(NamedTuple):
     latents: Tensor
     poses: Tensor
     tokens: Tensor
-
-
-class Animator(nn.Module):
-    """The two networks, trainable."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        unet, video = UNet2DConditionModel(**_layout("")), UNetMotionModel(**_layout("Motion"))
-        for _, block in spatial_blocks(unet):
-            # Attention begins by looking for what is alike: with equal weights, for the same place of the photo.
-            key, query = block.get_submodule("attn1.to_k"), block.get_submodule("attn1.to_q")
-            query.weight.data.mul_(SHARPNESS)
-            key.weight.data.copy_(query.weight)
-        self.reference = ReferenceNet(
-            _filled(truncated_unet(unet.state_dict(), heads=HEADS, groups=GROUPS), unet.state_dict()), ANIMATE_ANYONE
-        )
-        # Both begin with the same weights, as those that are made from one published model do.
-        motion = _filled(motion_unet(video.state_dict(), heads=HEADS, groups=GROUPS), {**video.state_dict(), **_clone(unet.state_dict())})
-        self.animator = PoseAnimator(motion, ControlNetConditioningEmbedding(WIDTHS[0], 3, POSE_WIDTHS))
-
-        for module in motion.modules():
-            if isinstance(module, AnimateDiffTransformer3D):
-                # Motion modules begin as the identity (Guo et al. 2024).
-                nn.init.zeros_(module.proj_out.weight)
-
-    def forward(self, noisy: Tensor, timesteps: Tensor, reference: Tensor, tokens: Tensor, poses: Tensor, *, guided: bool) -> Tensor:
-        """v of [B,4,N,h,w]; timesteps [B], reference [B,4,h,w], tokens [B,1,D], poses [B,N,3,S,S]. Unguided: the reference is unseen."""
-        pose = self.animator.guide(poses.flatten(0, 1))
-        if not guided:
-            return self.animator.denoise(noisy, timesteps, torch.zeros_like(tokens), pose)
-        bank = dict(zip(self.reference.names, self.reference(reference, 0, tokens), strict=True))
-        return self.animator.denoise(noisy, timesteps, tokens, pose, bank)
-
-
-def _layout(kind: str) -> dict[str, Any]:
-    """Arguments of diffusers' UNets: as in Stable Diffusion 1.5, narrower, with three levels and one layer in each."""
-    down = "DownBlockMotion" if kind else "DownBlock2D"
-    up = "UpBlockMotion" if kind else "UpBlock2D"
-    return {
-        "block_out_channels": WIDTHS,
-        "down_block_types": (f"CrossAttn{down}", f"CrossAttn{down}", down),
-        "up_block_types": (up, f"CrossAttn{up}", f"CrossAttn{up}"),
-        "layers_per_block": 1,
-        "cross_attention_dim": CONTEXT,
-    }
-
-
-def reference_tail() -> dict[str, Tensor]:
-    """Zeros for what AnimateAnyone's reference_unet holds behind the last feature; nothing reads it."""
-    unet = UNet2DConditionModel(**_layout(""))
-    return {key: torch.zeros_like(value) for key, value in unet.state_dict().items() if not key.startswith(("conv_norm_out.", "conv_out."))}
-
-
-def _clone(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key: value.clone() for key, value in state.items()}
-
-
-def _filled(network: nn.Module, state: dict[str, Tensor]) -> nn.Module:
-    network.load_state_dict({key: state[key] for key in network.state_dict()}, assign=True)
-    return network
 
 
 @torch.no_grad()
@@ -144,20 +80,25 @@ def denoising(data: Clips, *, frames: int = FRAMES) -> Loss:
         guided = bool(torch.rand((), generator=generator) >= DROPPED)
         noise = torch.randn(clean.shape, generator=generator)
         a, b = (value.sqrt().view(-1, 1, 1, 1, 1) for value in (signal[timesteps], 1 - signal[timesteps]))
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=torch.is_grad_enabled()):
-            velocity = network(a * clean + b * noise, timesteps, reference, tokens, poses, guided=guided)
-        return (velocity - (a * noise - b * clean)).square().mean()
+        inputs, device = (a * clean + b * noise, timesteps, reference, tokens, poses), device_of(network)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=torch.is_grad_enabled()):
+            velocity = network(*(tensor.to(device) for tensor in inputs), guided=guided)
+        error = (velocity - (a * noise - b * clean).to(device)).square().mean()
+        return error + POSITION * network.position_error if isinstance(network, Animator) and network.training else error
 
     return loss
 
 
 def prepared(given: argparse.Namespace, vae: TinyAutoencoder, encoder: nn.Module, *, held_out: bool) -> Clips:
     """Of all pairs of one side of the split, kept beside the checkpoint, because encoding them takes minutes."""
-    kept = given.checkpoint.with_suffix(".held_out.data" if held_out else ".data")
+    made_from = hashlib.sha256(b"".join(map(Path.read_bytes, (SHIPPED, given.encoder, given.data / "poses.npz")))).hexdigest()[:16]
+    kept = given.checkpoint.with_suffix(f".{made_from}.{'held_out' if held_out else 'trained'}")
     if not kept.exists():
         parts = [clips(load_pairs(given.data, side=SIDE, held_out=held_out, closer=closer), vae, encoder) for closer in CLOSER]
         kept.parent.mkdir(parents=True, exist_ok=True)
-        save_file(dict(zip(Clips._fields, (torch.cat(fields).contiguous() for fields in zip(*parts, strict=True)), strict=True)), kept)
+        partial = kept.with_suffix(".partial")
+        save_file(dict(zip(Clips._fields, (torch.cat(fields).contiguous() for fields in zip(*parts, strict=True)), strict=True)), partial)
+        partial.replace(kept)
     return Clips(**load_file(kept))
 
 
@@ -168,34 +109,17 @@ def held_out_loss(network: nn.Module, data: Clips) -> float:
     return float(torch.stack([loss(network, generator) for _ in range(16)]).mean())
 
 
-def files(average: dict[str, Tensor], tail: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The four files' tensors under AnimateAnyone's names; `tail` is what a reference UNet holds behind its last feature."""
-    parts: dict[str, dict[str, Tensor]] = {name: {} for name in ("reference_unet", "denoising_unet", "motion_module", "pose_guider")}
-    for key, value in average.items():
-        owner, _, rest = key.partition(".")
-        part, _, name = rest.partition(".")
-        if owner == "reference":
-            parts["reference_unet"][name] = value
-        elif part == "guider":
-            parts["pose_guider"][name] = value
-        elif ".motion_modules." in name:
-            parts["motion_module"] |= dict.fromkeys(upstream_names(name), value)
-        else:
-            parts["denoising_unet"][name] = value
-    parts["reference_unet"] |= {key: value for key, value in tail.items() if key not in parts["reference_unet"]}
-    return {name: {key: value.half().clone() for key, value in state.items()} for name, state in parts.items()}
-
-
 def main() -> None:
     parser = arguments(__doc__, minutes=40, peak=1e-3)
     parser.add_argument("--encoder", type=Path, required=True, help="the shipped image encoder")
     given = parser.parse_args()
-    encoder = encoder_network().eval()
-    encoder.load_state_dict({key: value.float() for key, value in load_file(given.encoder).items()}, strict=False)
+    encoder = load_own(encoder_network(), given.encoder)
     vae = load_tiny_autoencoder()
     trained, held_out = (prepared(given, vae, encoder, held_out=choice) for choice in (False, True))
     torch.manual_seed(given.seed)
     animator = Animator()
+    if not given.checkpoint.exists():
+        settle(animator, given.seed)
 
     def ship(training: Training, folder: Path) -> str:
         network = Animator()
@@ -206,7 +130,7 @@ def main() -> None:
             save_file(state, folder / f"stillguard_lab_{name}.safetensors", metadata=training.facts(held_out_loss=f"{quality:.4f}"))
         return f"held-out loss {quality:.4f}"
 
-    run(Training(animator, seed=given.seed, half_life=300), denoising(trained), given, ship)
+    run(Training(animator, seed=given.seed, half_life=300, device=given.device), denoising(trained), given, ship)
 
 
 if __name__ == "__main__":

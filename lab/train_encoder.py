@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from .pairs import load_pairs
-from .training import Loss, Training, arguments, run
+from .training import Loss, Training, arguments, device_of, run
 
 FILE = "stillguard_lab_encoder.safetensors"
 CONFIG: dict[str, Any] = {
@@ -48,7 +48,7 @@ def network() -> CLIPVisionModelWithProjection:
 
 def project(encoder: nn.Module, pictures: Tensor) -> Tensor:
     """[B,3,S,S] in [0,1] -> embeddings [B,64], prepared as ComfyUI's CLIP Vision Encode prepares whole pictures."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    mean, std = (torch.tensor(values, device=pictures.device).view(3, 1, 1) for values in (MEAN, STD))
     side = CONFIG["image_size"]
     small = F.interpolate(pictures, size=(side, side), mode="bicubic", antialias=True)
     embeddings: Tensor = encoder(pixel_values=(small - mean) / std).image_embeds
@@ -83,8 +83,9 @@ def contrast(pictures: Tensor, embed: Callable[[nn.Module, Tensor], Tensor] = em
 
     def loss(encoder: nn.Module, generator: torch.Generator) -> Tensor:
         chosen = pictures[torch.randperm(len(pictures), generator=generator)[:BATCH]]
-        first, second = (embed(encoder, view(chosen[:, half], generator)) for half in (0, 1))
-        alike, labels = first @ second.T / TEMPERATURE, torch.arange(len(first))
+        device = device_of(encoder)
+        first, second = (embed(encoder, view(chosen[:, half], generator).to(device)) for half in (0, 1))
+        alike, labels = first @ second.T / TEMPERATURE, torch.arange(len(first), device=device)
         return (F.cross_entropy(alike, labels) + F.cross_entropy(alike.T, labels)) / 2
 
     return loss
@@ -113,7 +114,7 @@ def main() -> None:
         save_file({key: value.contiguous() for key, value in state.items()}, folder / FILE, metadata=facts)
         return f"held-out partner found {100 * share:.1f} %"
 
-    run(Training(network(), seed=given.seed), contrast(trained), given, ship)
+    run(Training(network(), seed=given.seed, device=given.device), contrast(trained), given, ship)
 
 
 if __name__ == "__main__":

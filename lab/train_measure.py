@@ -12,10 +12,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..engine.weights.reading import load_own
 from .pairs import load_pairs
 from .train_encoder import contrast, retrieval
 from .training import Training, arguments, run
@@ -47,10 +48,8 @@ def embed(network: nn.Module, pictures: Tensor) -> Tensor:
 
 
 def load_measure(path: Path) -> Measure:
-    """Frozen."""
-    network = Measure()
-    network.load_state_dict({key: value.float() for key, value in load_file(path).items()})
-    return network.eval().requires_grad_(False)
+    """Frozen. Raises WeightsError as load_own does."""
+    return load_own(Measure(), path)
 
 
 def main() -> None:
@@ -67,7 +66,7 @@ def main() -> None:
         save_file(state, folder / FILE, metadata=training.facts(held_out_retrieval=f"{share:.3f}"))
         return f"held-out partner found {100 * share:.1f} %"
 
-    run(Training(Measure(), seed=given.seed), contrast(trained, embed), given, ship)
+    run(Training(Measure(), seed=given.seed, device=given.device), contrast(trained, embed), given, ship)
 
 
 if __name__ == "__main__":

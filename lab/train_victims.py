@@ -4,7 +4,7 @@ r"""Train the victims that ship with the pack: their autoencoder, then two anima
     python -m stillguard.lab.train_victims transformer --data PAIRS --checkpoint run/transformer.pt --out OUT
     python -m stillguard.lab.train_victims unet --data PAIRS --checkpoint run/unet.pt --out OUT
 
-The animators are rectified flows (Liu et al. 2023): given one photo of a pair and a pose, predict the other photo. They share no
+The animators are rectified flows (Liu et al. 2023): given one photo of a pair and a pose, predict what changes to the other photo. They share no
 weight, layout or latent space with the animator of train_animator.py, so that they can say what a protection does to networks it
 was not made with. Each can be stopped and called again; the figure printed is that of held-out pairs.
 """
@@ -22,10 +22,11 @@ from torch.nn import functional as F
 
 from ..engine.metrics.visibility import psnr
 from ..engine.victims.autoencoder import VictimAutoencoder
-from ..engine.victims.lab_victim import FILE, NETWORKS, SIDE, load_network
+from ..engine.victims.lab_victim import FILE, NETWORKS, SIDE
+from ..engine.weights.reading import load_own
 from .pairs import Pair, load_pairs
 from .train_animator import CLOSER
-from .training import Loss, Training, arguments, run
+from .training import Loss, Training, arguments, device_of, run
 
 FRAMES, CROP = 16, 96
 
@@ -49,7 +50,8 @@ def rebuilding(pictures: Tensor) -> Loss:
         rows = torch.randint(len(pictures), (FRAMES,), generator=generator)
         top, left = torch.randint(pictures.shape[-1] - CROP + 1, (2,), generator=generator).tolist()
         image = pictures[rows, :, top : top + CROP, left : left + CROP].float() / 255
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        image = image.to(device_of(network))
+        with torch.autocast(image.device.type, dtype=torch.bfloat16):
             rebuilt = network.decode(network.encode(image))  # type: ignore[operator]
         return 10 * F.mse_loss(rebuilt.float(), image)
 
@@ -57,18 +59,20 @@ def rebuilding(pictures: Tensor) -> Loss:
 
 
 def flow(data: Photos, *, frames: int = FRAMES) -> Loss:
-    """Mean squared error of the velocity noise - clean at times in [0,1]."""
+    """Mean squared error of the velocity noise - clean at times in [0,1], where clean is the change from one photo's latent to the other's."""
 
     def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(data.latents), (frames,), generator=generator)
         shown = torch.randint(2, (frames,), generator=generator)
-        clean, photo, pose = data.latents[rows, 1 - shown], data.latents[rows, shown], data.poses[rows, 1 - shown].float() / 255
+        photo, pose = data.latents[rows, shown], data.poses[rows, 1 - shown].float() / 255
+        clean = data.latents[rows, 1 - shown] - photo
         # Middle times matter most for a flow (Esser et al. 2024).
         time = torch.randn(frames, generator=generator).sigmoid()
         noise, share = torch.randn(clean.shape, generator=generator), time.view(-1, 1, 1, 1)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=torch.is_grad_enabled()):
-            velocity = network((1 - share) * clean + share * noise, time, photo, pose)
-        return (velocity - (noise - clean)).square().mean()
+        inputs, device = ((1 - share) * clean + share * noise, time, photo, pose), device_of(network)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=torch.is_grad_enabled()):
+            velocity = network(*(tensor.to(device) for tensor in inputs))
+        return (velocity - (noise - clean).to(device)).square().mean()
 
     return loss
 
@@ -98,10 +102,7 @@ def both_cuts(given: argparse.Namespace, *, held_out: bool) -> list[list[Pair]]:
 
 
 def train_autoencoder(given: argparse.Namespace) -> None:
-    sets = (
-        [pair.pictures for closer in CLOSER for pair in load_pairs(given.data, side=SIDE, held_out=h, closer=closer)] for h in (False, True)
-    )
-    trained, held_out = (torch.cat(pictures) for pictures in sets)
+    trained, held_out = (torch.cat([pair.pictures for cut in both_cuts(given, held_out=h) for pair in cut]) for h in (False, True))
     torch.manual_seed(given.seed)
 
     def ship(training: Training, folder: Path) -> str:
@@ -112,12 +113,12 @@ def train_autoencoder(given: argparse.Namespace) -> None:
         save_file(state, folder / FILE.format("autoencoder"), metadata=training.facts(held_out_psnr_db=f"{quality:.2f}"))
         return f"held-out PSNR {quality:.2f} dB"
 
-    run(Training(VictimAutoencoder(), seed=given.seed, muon_from=64), rebuilding(trained), given, ship)
+    run(Training(VictimAutoencoder(), seed=given.seed, muon_from=64, device=given.device), rebuilding(trained), given, ship)
 
 
 def train_animator(given: argparse.Namespace) -> None:
-    autoencoder = load_network(VictimAutoencoder(), given.out / FILE.format("autoencoder"))
-    parts = [[photos(load_pairs(given.data, side=SIDE, held_out=h, closer=c), autoencoder) for c in CLOSER] for h in (False, True)]
+    autoencoder = load_own(VictimAutoencoder(), given.out / FILE.format("autoencoder"))
+    parts = [[photos(cut, autoencoder) for cut in both_cuts(given, held_out=h)] for h in (False, True)]
     trained, held_out = (Photos(*(torch.cat(fields) for fields in zip(*part, strict=True))) for part in parts)
     torch.manual_seed(given.seed)
 
@@ -128,7 +129,7 @@ def train_animator(given: argparse.Namespace) -> None:
         save_file(state, folder / FILE.format(given.network), metadata=training.facts(held_out_loss=f"{quality:.4f}"))
         return f"held-out loss {quality:.4f}"
 
-    run(Training(NETWORKS[given.network](), seed=given.seed, half_life=300), flow(trained), given, ship)
+    run(Training(NETWORKS[given.network](), seed=given.seed, half_life=300, device=given.device), flow(trained), given, ship)
 
 
 def main() -> None:

@@ -20,6 +20,10 @@ def learning_rate(progress: float, *, peak: float) -> float:
     return peak * min(progress / 0.02, 1.0) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
+def device_of(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
+
+
 class Optimisers:
     """AdamW, or Muon (Jordan et al. 2024) for large weights as matrices [out, rest] and AdamW for the others."""
 
@@ -55,35 +59,40 @@ class Optimisers:
 class Training:
     """Everything that a checkpoint holds: weights, running average, optimisers' and random state, steps and seconds used."""
 
-    def __init__(self, network: nn.Module, *, seed: int, half_life: int = 150, muon_from: int | None = None) -> None:
+    def __init__(self, network: nn.Module, *, seed: int, half_life: int = 150, muon_from: int | None = None, device: str = "cpu") -> None:
         """half_life: of the running average, in steps. muon_from: see Optimisers."""
-        self.network, self.seed, self._half_life = network, seed, half_life
+        self.network, self.seed, self._half_life = network.to(device), seed, half_life
         self.generator = torch.Generator().manual_seed(seed)
         self.optimisers = Optimisers(network.parameters(), muon_from=muon_from, weight_decay=0.01)
         self.average = {key: value.clone() for key, value in network.state_dict().items()}
         self.steps, self.seconds = 0, 0.0
 
-    def step(self, loss: Loss, *, budget: float, peak: float) -> float:
-        """One update with `loss(network, generator)`; budget in seconds of processor time over the number of threads."""
-        began = time.process_time()
+    def step(self, loss: Loss, *, progress: float, peak: float) -> float:
+        """One update with `loss(network, generator)`, at this share of the whole training."""
+        began = self._now()
         self.network.zero_grad(set_to_none=True)
         value = loss(self.network, self.generator)
         value.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimisers.step(learning_rate(self.seconds / budget, peak=peak))
+        self.optimisers.step(learning_rate(progress, peak=peak))
         self.steps += 1
         keep = min(0.5 ** (1 / self._half_life), self.steps / (self.steps + 10))
         for key, now in self.network.state_dict().items():
             if now.is_floating_point():
                 self.average[key].lerp_(now, 1 - keep)
-        self.seconds += (time.process_time() - began) / torch.get_num_threads()
-        return float(value.detach())
+        shown = float(value.detach())
+        self.seconds += self._now() - began
+        return shown
+
+    def _now(self) -> float:
+        on_cpu = device_of(self.network).type == "cpu"
+        return time.process_time() / torch.get_num_threads() if on_cpu else time.perf_counter()
 
     def load(self, path: Path) -> None:
-        saved = torch.load(path, weights_only=True)
+        saved = torch.load(path, map_location=device_of(self.network), weights_only=True)
         self.network.load_state_dict(saved["network"])
         self.optimisers.load_state_dict(saved["optimisers"])
-        self.generator.set_state(saved["generator"])
+        self.generator.set_state(saved["generator"].cpu())
         self.average, self.steps, self.seconds, self.seed = (saved[key] for key in ("average", "steps", "seconds", "seed"))
 
     def save(self, path: Path) -> None:
@@ -106,7 +115,9 @@ def arguments(description: str | None, *, minutes: float, peak: float) -> argpar
     parser.add_argument("--data", type=Path, required=True, help="folder with NNN_0.jpg, NNN_1.jpg and poses.npz")
     parser.add_argument("--checkpoint", type=Path, required=True, help="training state, made and continued")
     parser.add_argument("--out", type=Path, required=True, help="folder for the fp16 files to ship")
-    parser.add_argument("--minutes", type=float, default=minutes, help="processor time over the number of threads")
+    parser.add_argument("--minutes", type=float, default=minutes, help="processor time over the number of threads; on a GPU, time")
+    parser.add_argument("--steps", type=int, help="train so many steps instead of minutes: then equal seeds give equal curves")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1 ...")
     parser.add_argument("--save-every", type=float, default=5, help="minutes between checkpoints")
     parser.add_argument("--learning-rate", type=float, default=peak)
     parser.add_argument("--seed", type=int, default=0)
@@ -114,16 +125,22 @@ def arguments(description: str | None, *, minutes: float, peak: float) -> argpar
 
 
 def run(training: Training, loss: Loss, given: argparse.Namespace, ship: Callable[[Training, Path], str]) -> None:
-    """Train until the minutes are used, from the checkpoint where there is one; `ship` writes files and says how good they are."""
+    """Train until the minutes or steps are used, from the checkpoint where there is one; `ship` writes files and says how good they are."""
     if given.checkpoint.exists():
         training.load(given.checkpoint)
-    saved, budget, recent = training.seconds, given.minutes * 60, 0.0
-    while training.seconds < budget:
-        value = training.step(loss, budget=budget, peak=given.learning_rate)
-        recent = value if training.steps == 1 else 0.98 * recent + 0.02 * value
+
+    def progress() -> float:
+        return training.steps / given.steps if given.steps else training.seconds / (given.minutes * 60)
+
+    saved, recent = training.seconds, None
+    while progress() < 1:
+        value = training.step(loss, progress=progress(), peak=given.learning_rate)
+        recent = value if recent is None else 0.98 * recent + 0.02 * value
         if training.steps % 50 == 0:
             print(f"step {training.steps}  {training.seconds / 60:.2f} min  loss {recent:.4f}", flush=True)
-        if training.seconds - saved > given.save_every * 60 or training.seconds >= budget:
+        if training.seconds - saved > given.save_every * 60 and progress() < 1:
             saved = training.seconds
             training.save(given.checkpoint)
             print(f"step {training.steps}  {ship(training, given.out)}", flush=True)
+    training.save(given.checkpoint)
+    print(f"step {training.steps}  {ship(training, given.out)}", flush=True)

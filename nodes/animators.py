@@ -60,10 +60,10 @@ class LoadReferenceNet(io.ComfyNode):
 
     @classmethod
     def execute(cls, file: str, precision: str) -> io.NodeOutput:
-        denoiser = catalogue()["animate_anyone_denoiser"]
-        if file.replace("\\", "/").rpartition("/")[2] in [name.rpartition("/")[2] for name in denoiser.names]:
+        denoisers = [name.rpartition("/")[2] for entry in PARTS["denoising_unet"] for name in catalogue()[entry].names]
+        if file.replace("\\", "/").rpartition("/")[2] in denoisers:
             # Its keys are those of any SD 1.5 UNet, so that nothing but the name tells it.
-            raise ValueError(f"{file} is AnimateAnyone's denoiser: choose reference_unet.pth here, and this file in Load Pose Animator.")
+            raise ValueError(f"{file} is an animator's denoiser: choose its reference_unet here, and this file in Load Pose Animator.")
         loaded = reference_net_from(chosen_file([catalogue()[name] for name in NETS], file, others=ELSEWHERE), precision)
         show_text(loaded.net.format.name, node_id=cls.hidden.unique_id)
         return io.NodeOutput(loaded)

@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers.models.attention_processor import Attention
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from stillguard.engine.surrogates.pose_animator import load_pose_animator
 from stillguard.engine.surrogates.reference_net import load_reference_net
 from stillguard.engine.victims.autoencoder import VictimAutoencoder
 from stillguard.engine.victims.lab_victim import FILE, NETWORKS, LabVictim
 from stillguard.engine.weights.reading import WeightsError
-from stillguard.lab import train_animator, train_encoder, train_measure, train_victims
+from stillguard.lab import animator, train_animator, train_encoder, train_measure, train_victims
 from stillguard.lab.pairs import load_pairs, openpose
 from stillguard.lab.pose_pictures import COLOURS, draw_pose
 from stillguard.lab.training import Loss, Training
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Four pairs of 96x64: 009 and 010 move, 011 is one picture twice, 012 has no pose for its second picture."""
+def write_pairs(folder: Path, numbers: Iterable[int], *, still: int | None = None, poseless: int | None = None) -> None:
+    """Pairs of 96x64 noise with random poses; one may be one picture twice, and one without a pose for its second picture."""
     generator, poses = np.random.default_rng(0), {}
-    for number in (9, 10, 11, 12):
+    for number in numbers:
         first = generator.integers(0, 255, (64, 96, 3), np.uint8)
-        second = first if number == 11 else generator.integers(0, 255, (64, 96, 3), np.uint8)
+        second = first if number == still else generator.integers(0, 255, (64, 96, 3), np.uint8)
         for half, picture in enumerate((first, second)):
             name = f"{number:03}_{half}.jpg"
-            Image.fromarray(picture).save(tmp_path / name, quality=100)
-            if (number, half) != (12, 1):
+            Image.fromarray(picture).save(folder / name, quality=100)
+            if (number, half) != (poseless, 1):
                 poses[name] = np.column_stack([generator.uniform(0.3, 0.7, (33, 2)), np.ones(33)])
-    np.savez(tmp_path / "poses.npz", **poses)
+    np.savez(folder / "poses.npz", **poses)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Four pairs: 009 and 010 move, 011 is one picture twice, 012 has no pose for its second picture."""
+    write_pairs(tmp_path, (9, 10, 11, 12), still=11, poseless=12)
     return tmp_path
 
 
@@ -85,8 +93,7 @@ def test_pose_pictures_have_openposes_colours() -> None:
 def steps(training: Training, loss: Loss, count: int) -> list[float]:
     values = []
     for _ in range(count):
-        training.seconds = training.steps * 10.0  # the schedule follows measured time, which no two runs share
-        values.append(training.step(loss, budget=1000.0, peak=1e-3))
+        values.append(training.step(loss, progress=training.steps / 100, peak=1e-3))
     return values
 
 
@@ -115,7 +122,7 @@ def animator_training() -> tuple[Training, Loss]:
     generator = torch.Generator().manual_seed(1)
     latents, tokens = torch.randn(6, 2, 4, 16, 16, generator=generator), torch.randn(6, 2, 1, 64, generator=generator)
     data = train_animator.Clips(latents, random_pictures(), tokens)
-    return Training(train_animator.Animator(), seed=3), train_animator.denoising(data, frames=8)
+    return Training(animator.Animator(), seed=3), train_animator.denoising(data, frames=8)
 
 
 TRAININGS = {
@@ -140,21 +147,24 @@ def test_a_resumed_training_equals_an_uninterrupted_one_and_follows_the_seed(tmp
     first.save(tmp_path / "state.pt")
     second.load(tmp_path / "state.pt")
     assert steps(second, loss, 2) == pytest.approx(curve[2:])
+    other = begun()[0]
+    other.generator.manual_seed(4)
+    assert steps(other, loss, 1) != pytest.approx(curve[:1])
     for key, value in whole.average.items():
         torch.testing.assert_close(second.average[key], value)
 
 
 def test_the_animators_files_are_read_by_the_packs_loaders_and_predict_the_same(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    trained = train_animator.Animator().eval()
+    trained = animator.Animator().eval()
     for parameter in trained.parameters():  # nothing may be zero, or a mix-up could hide
         torch.nn.init.normal_(parameter, std=0.1) if not parameter.any() else None
     paths = {name: tmp_path / f"{name}.safetensors" for name in ("reference_unet", "denoising_unet", "motion_module", "pose_guider")}
-    for name, state in train_animator.files(trained.state_dict(), train_animator.reference_tail()).items():
+    for name, state in animator.files(trained.state_dict(), animator.reference_tail()).items():
         save_file(state, paths[name])
     net = load_reference_net(paths["reference_unet"])
     assert net.format.name == "AnimateAnyone"
-    animator = load_pose_animator(paths["denoising_unet"], paths["motion_module"], paths["pose_guider"])
+    loaded = load_pose_animator(paths["denoising_unet"], paths["motion_module"], paths["pose_guider"])
     trained.load_state_dict({key: value.half().float() for key, value in trained.state_dict().items()})
     generator = torch.Generator().manual_seed(0)
     noisy, reference = torch.randn(1, 4, 2, 16, 16, generator=generator), torch.randn(1, 4, 16, 16, generator=generator)
@@ -162,8 +172,24 @@ def test_the_animators_files_are_read_by_the_packs_loaders_and_predict_the_same(
     with torch.no_grad():
         expected = trained(noisy, torch.tensor([500]), reference, tokens, poses, guided=True)
         bank = dict(zip(net.names, net(reference, 0, tokens), strict=True))
-        ours = animator.denoise(noisy, 500, tokens, animator.guide(poses[0]), bank)
+        ours = loaded.denoise(noisy, 500, tokens, loaded.guide(poses[0]), bank)
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("width", "tokens"), [(64, 256), (96, 64)])
+def test_attention_begins_at_the_same_place_where_features_tell_it(width: int, tokens: int) -> None:
+    """Features that hold their place exactly, in some directions of many: half of the heads find it, the others are as they were."""
+    code = animator.places(tokens)
+    assert len({tuple(row.tolist()) for row in code}) == tokens
+    directions = torch.linalg.qr(torch.randn(width, code.shape[1], generator=torch.Generator().manual_seed(0))).Q
+    attention = Attention(width, heads=8, dim_head=width // 8)
+    before = attention.to_q.weight.detach().clone()
+    animator._look_at_own_place(attention, directions.T)
+    features = code @ directions.T
+    query, key = (part(features).unflatten(1, (8, -1)).transpose(0, 1) for part in (attention.to_q, attention.to_k))
+    looked = (query @ key.mT / (width // 8) ** 0.5).softmax(dim=2)
+    assert torch.equal(looked[:4].argmax(dim=2), torch.arange(tokens).expand(4, -1))
+    assert torch.equal(attention.to_q.weight[width // 2 :], before[width // 2 :])
 
 
 @pytest.fixture
@@ -199,16 +225,50 @@ def test_a_flow_that_is_known_exactly_is_integrated_exactly(victims: Path, name:
     """Velocity noise - clean is constant on a straight path, so that Euler's method arrives at clean in any number of steps."""
     victim, photo = LabVictim(name, victims), torch.rand(1, 3, 128, 128)
     target = victim._autoencoder.encode(photo)
-    monkeypatch.setattr(victim, "_network", lambda noisy, time, seen, pose: (noisy - target) / time.view(-1, 1, 1, 1))
+    monkeypatch.setattr(victim, "_network", lambda noisy, time, seen, pose: (noisy - (target - seen)) / time.view(-1, 1, 1, 1))
     frame = victim.animation(torch.rand(1, 3, 128, 128), torch.rand(1, 3, 128, 128), steps=4)
     torch.testing.assert_close(frame, victim._autoencoder.decode(target).detach().clamp(0, 1), atol=1e-4, rtol=1e-4)
 
 
 def test_a_missing_or_wrong_victim_is_one_sentence(victims: Path) -> None:
     path = victims / FILE.format("unet")
+    state = load_file(path)
+    save_file({**state, "unet.conv_in.weight": state["unet.conv_in.weight"][:, :8].contiguous()}, path)
+    with pytest.raises(WeightsError, match=r"stillguard_lab_victim_unet\.safetensors holds another network than its name says: restore it"):
+        LabVictim("unet", victims)
     save_file({"something": torch.zeros(1)}, path)
-    with pytest.raises(WeightsError, match=r"stillguard_lab_victim_unet\.safetensors is not the laboratory's file"):
+    with pytest.raises(WeightsError, match=r"stillguard_lab_victim_unet\.safetensors holds another network than its name says: restore it"):
         LabVictim("unet", victims)
     path.unlink()
-    with pytest.raises(WeightsError, match=r"stillguard_lab_victim_unet\.safetensors of the laboratory is missing: restore it"):
+    with pytest.raises(WeightsError, match=r"stillguard_lab_victim_unet\.safetensors is missing in .*: restore it"):
         LabVictim("unet", victims)
+
+
+def script(folder: Path, *options: str) -> dict[str, torch.Tensor]:
+    """Run the measure's training script on a folder of pairs for three steps, and read what it wrote."""
+    files = ["--data", str(folder), "--checkpoint", str(folder / "state.pt"), "--out", str(folder / "out")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train_measure", *files, "--device", "cpu", "--steps", "3", *options])
+        train_measure.main()
+    return load_file(folder / "out" / train_measure.FILE)
+
+
+def test_a_script_gives_the_same_file_by_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_pairs(tmp_path, range(1, 11))
+    first = script(tmp_path)
+    (tmp_path / "state.pt").unlink()
+    again = script(tmp_path)
+    (tmp_path / "state.pt").unlink()
+    other = script(tmp_path, "--seed", "1")
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+    # A run that was complete ships once more when it is called again, and trains no further.
+    capsys.readouterr()
+    shipped = script(tmp_path, "--seed", "1")
+    assert all(torch.equal(other[key], shipped[key]) for key in other)
+    assert capsys.readouterr().out.startswith("step 3  held-out partner found")
+
+
+def test_a_wrong_folder_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"There is no poses\.npz in .*: give the folder with"):
+        load_pairs(tmp_path, side=32, held_out=False)

@@ -1,24 +1,25 @@
-"""Animators that no loss may see: how much of an effect reaches networks that the protection was not made with."""
+"""Animators that no loss may see: how much of an effect reaches networks that the protection was not made with.
+
+They generate the change from the photo's latent to the frame's, so that what does not move need not be drawn anew.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..draws import stream
-from ..weights.reading import WeightsError, read_weights
+from ..weights.reading import load_own
 from .autoencoder import CHANNELS, VictimAutoencoder
 from .concat_unet import VictimUNet
 from .transformer import VictimTransformer
 
 FILE = "stillguard_lab_victim_{}.safetensors"
 SIDE = 128
-Network = TypeVar("Network", bound=nn.Module)
 NETWORKS: dict[str, type[nn.Module]] = {"transformer": VictimTransformer, "unet": VictimUNet}
 
 
@@ -26,9 +27,9 @@ class LabVictim:
     """One of NETWORKS with the autoencoder of all of them, frozen. It animates frame by frame, from the same noise in every frame."""
 
     def __init__(self, network: str, folder: Path) -> None:
-        """Raises WeightsError when a file of `folder` is missing, damaged or not its network's."""
-        self._autoencoder = load_network(VictimAutoencoder(), folder / FILE.format("autoencoder"))
-        self._network = load_network(NETWORKS[network](), folder / FILE.format(network))
+        """Raises WeightsError as load_own does."""
+        self._autoencoder = load_own(VictimAutoencoder(), folder / FILE.format("autoencoder"))
+        self._network = load_own(NETWORKS[network](), folder / FILE.format(network))
 
     @torch.no_grad()
     def animation(
@@ -46,18 +47,5 @@ class LabVictim:
             time = torch.full((len(poses),), step / steps, device=seen.device)
             latents = latents - self._network(latents, time, seen, poses) / steps
             after_step(steps - step + 1)
-        frames: Tensor = self._autoencoder.decode(latents).clamp(0, 1)
+        frames: Tensor = self._autoencoder.decode(seen + latents).clamp(0, 1)
         return frames
-
-
-def load_network(network: Network, path: Path) -> Network:
-    """Fill it from a file of fp16 weights, frozen, in eval mode. Raises WeightsError when the file is missing, damaged or another's."""
-    if not path.is_file():
-        raise WeightsError(f"The file {path.name} of the laboratory is missing: restore it from the pack's engine/weights/lab folder.")
-    state = {key: value.float() for key, value in read_weights(path).items()}
-    # fp16 files hold no counters, and nothing reads them.
-    wanted = {key for key, value in network.state_dict().items() if value.is_floating_point()}
-    if wanted != set(state):
-        raise WeightsError(f"{path.name} is not the laboratory's file: restore it from the pack's engine/weights/lab folder.")
-    network.load_state_dict(state, strict=False)
-    return network.eval().requires_grad_(False)

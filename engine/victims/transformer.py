@@ -1,4 +1,4 @@
-"""A victim: a diffusion transformer with the photo's tokens beside the frame's (Peebles and Xie 2023; as in-context conditioning)."""
+"""A victim: a diffusion transformer (Peebles and Xie 2023) with the photo's tokens beside the frame's."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-# The laboratory's networks, which ship with the pack.
-LAB = Path(__file__).parent / "lab"
+# The laboratory's networks, which ship with the pack: those that a loss may be pointed at, and those that must never be.
+LAB, VICTIMS = Path(__file__).parent / "lab", Path(__file__).parent / "victims"
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Entry:
 
     def missing(self) -> str:
         """The sentence for a user who does not have the file."""
+        if self.source.startswith("ships"):
+            return f"The file {self.file} is missing ({self.what}): restore it in the pack's folder, as it came."
         return (
             f"The file {' or '.join(self.names[:2])} is missing ({self.what}): download it from {self.source} "
             f"({self.size_mb} MB) and put it into ComfyUI's models/{self.folder} folder."

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pickle
 import zipfile
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class WeightsError(ValueError):
@@ -34,6 +35,25 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise WeightsError(f"{path.name} holds no weights: choose another file.")
     return tensors
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def load_own(network: Network, path: Path) -> Network:
+    """Fill a network of the laboratory from its file of fp16 weights, in fp32, frozen, in eval mode.
+
+    Raises WeightsError when the file is missing, damaged, or another's (names or shapes).
+    """
+    if not path.is_file():
+        raise WeightsError(f"The laboratory's file {path.name} is missing in {path.parent.name}: restore it, or train it anew.")
+    state = {key: value.float() for key, value in read_weights(path).items()}
+    # Files of weights hold no counters and no constants, and nothing reads them.
+    wanted = {key: value.shape for key, value in network.state_dict().items() if value.is_floating_point()}
+    if wanted != {key: value.shape for key, value in state.items()}:
+        raise WeightsError(f"{path.name} holds another network than its name says: restore it, or train it anew.")
+    network.load_state_dict(state, strict=False)
+    return network.eval().requires_grad_(False)
 
 
 def _torch_file(path: Path) -> object:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...engine.picture import check_finite
 from ...engine.victims.lab_victim import LabVictim
-from ...engine.weights.catalogue import LAB
+from ...engine.weights.catalogue import VICTIMS
 
 
 def animate_with_victim(image: Tensor, pose: Tensor, victim: str, *, steps: int, seed: int, node_id: str | None) -> Tensor:
@@ -26,5 +26,5 @@ def animate_with_victim(image: Tensor, pose: Tensor, victim: str, *, steps: int,
         comfy.model_management.throw_exception_if_processing_interrupted()
         bar.update_absolute(done)
 
-    frames = LabVictim(victim, LAB).animation(portrait, poses, steps=steps, seed=seed, after_step=report)
+    frames = LabVictim(victim, VICTIMS).animation(portrait, poses, steps=steps, seed=seed, after_step=report)
     return frames.movedim(1, -1)

@@ -154,15 +154,17 @@ def build(page: Frontend, nodes: list[Node]) -> dict[str, Any]:
 
 
 def main() -> None:
-    with ComfyServer(prepare_home()) as server, frontend(server.url) as page:
-        page.wait_for_node_type("StillguardProtect")
+    with ComfyServer(prepare_home()) as server:
         for name, nodes in WORKFLOWS.items():
-            file: Path = ROOT / "workflows" / f"{name}.json"
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(json.dumps(build(page, nodes), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            page.load_workflow(file)
-            page.fit_view()
-            print(file, page.screenshot(server.base / f"{name}.png"))
+            # A page of its own for each: the page remembers widgets by node number, and hands them on to the next graph.
+            with frontend(server.url) as page:
+                page.wait_for_node_type("StillguardProtect")
+                file: Path = ROOT / "workflows" / f"{name}.json"
+                file.parent.mkdir(exist_ok=True)
+                file.write_text(json.dumps(build(page, nodes), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+                page.load_workflow(file)
+                page.fit_view()
+                print(file, page.screenshot(server.base / f"{name}.png"))
 
 
 if __name__ == "__main__":

@@ -123,14 +123,20 @@ class Client:
         return str(Path(answer["subfolder"], answer["name"]).as_posix())
 
     def queue(self, prompt: Prompt) -> str:
-        """Queue a prompt in API format and return its id; PromptRefused when it does not validate."""
+        """Queue a prompt in API format and return its id; PromptRefused when any part of it does not validate."""
         try:
             answer = self.post("/prompt", {"prompt": prompt, "client_id": self.id})
         except urllib.error.HTTPError as refusal:
             if refusal.code != 400:
                 raise
             raise PromptRefused(json.loads(refusal.read())) from None
-        return str(answer["prompt_id"])
+        prompt_id = str(answer["prompt_id"])
+        if answer.get("node_errors"):
+            # The server would run the parts that do validate, and say nothing of the others.
+            self.post("/queue", {"delete": [prompt_id]})
+            self.interrupt(prompt_id)
+            raise PromptRefused(answer)
+        return prompt_id
 
     def events(self, prompt_id: str) -> Iterator[Event]:
         """Messages as they come; ends when the prompt is over *and* its history is stored."""

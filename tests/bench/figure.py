@@ -1,30 +1,49 @@
-"""`python -m bench.figure`: the README's picture and the template thumbnails, made from the newest outputs of the demo."""
+"""`python -m bench.figure`: the README's picture and the template thumbnails, from a run of two workflows."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from .home import PHOTO, prepare_home
 from .paths import BENCH, ROOT, BenchError
 from .pose_clip import example_pose
+from .prompt import load_prompt, titles
+from .server import ComfyServer
 
 SIDE, GAP, LINE = 300, 6, 22
 
 
-def newest(pattern: str) -> Image.Image:
-    """The demo's newest output whose name matches; BenchError when the demo has not run."""
-    files = sorted((BENCH / "demo" / "output" / "stillguard").glob(pattern))
-    if not files:
-        raise BenchError("There are no outputs of the demo yet; run `nox -s demo` first.")
-    return Image.open(files[-1]).convert("RGB")
+def outputs(workflows: Iterable[str]) -> dict[str, Image.Image]:
+    """Title of a saving node -> the first picture that it saved; BenchError when ComfyUI could not finish one of the workflows."""
+    base, found = prepare_home(), {}
+    with ComfyServer(base) as server, server.client(silence_seconds=1800) as client:
+        for name in workflows:
+            prompt = load_prompt(ROOT / "workflows" / f"{name}.json", client.object_info())
+            result = client.run(prompt)
+            if result.status != "success":
+                raise BenchError(f"ComfyUI could not finish the workflow {name} ({result.error}); its log is {server.log}.")
+            names = titles(prompt)
+            for node_id, output in result.outputs.items():
+                for entry in output.get("images", [])[:1]:
+                    file = base / entry["type"] / entry["subfolder"] / entry["filename"]
+                    found[names[node_id]] = Image.open(file).convert("RGB")
+    return found
 
 
 def halves(pair: Image.Image) -> tuple[Image.Image, Image.Image]:
     """The rebuilt pictures: right half of the upper and of the lower row of the reconstruction figure."""
     width, height = pair.size
     return pair.crop((width // 2, 0, width, height // 2)), pair.crop((width // 2, height // 2, width, height))
+
+
+def thirds(row: Image.Image) -> dict[str, Image.Image]:
+    side = row.height
+    names = ("clean, animated", "with noise, animated", "protected, animated")
+    return {name: row.crop((index * side, 0, (index + 1) * side, side)) for index, name in enumerate(names)}
 
 
 def picture_of(tensor: Tensor) -> Image.Image:
@@ -43,9 +62,11 @@ def strip(pictures: dict[str, Image.Image]) -> Image.Image:
 
 
 def main() -> None:
-    photo = Image.open(BENCH / "demo" / "input" / "astronaut.png").convert("RGB")
-    before, after = halves(newest("reconstruction_*.png"))
-    pictures = {"photo": photo, "protected": newest("protected_*.png"), "perturbation, amplified": newest("perturbation_*.png")}
+    animated = outputs(["attack_lab"])["Clean, noise, protected: animator"]
+    shown = outputs(["protect_portrait"])
+    photo = Image.open(BENCH / "demo" / "input" / PHOTO).convert("RGB")
+    before, after = halves(shown["Before and after reconstruction"])
+    pictures = {"photo": photo, "protected": shown["Protected picture"], "perturbation, amplified": shown["Amplified perturbation"]}
     rebuilt = {"photo, as the VAE rebuilds it": before, "protected, as the VAE rebuilds it": after}
     # What goes in, and no result: nothing that Dormant does to the real animators has been seen with networks of this size.
     posed = {f"pose {index}": picture_of(example_pose(index / 8)) for index in (0, 2, 6)}
@@ -54,6 +75,7 @@ def main() -> None:
         "protect_first_try": pictures,
         "protect_dormant": {"photo": photo, "its pose": posed["pose 0"]},
         "attack_dormant": {"photo": photo, **posed},
+        "attack_lab": {"photo": photo, **thirds(animated)},
     }
     for name, chosen in wanted.items():
         file: Path = ROOT / "workflows" / f"{name}.jpg"

@@ -37,7 +37,8 @@ def _animated(victim: str, picture: str, left: int, top: int) -> Node:
 def _compared(victim: str, top: int) -> list[Node]:
     nodes = [_animated(victim, picture, 1720 + 360 * column, top) for column, picture in enumerate(PICTURES)]
     first, second, third = ((f"{victim}_{picture}", 0) for picture in PICTURES)
-    joining = {"direction": "right"}
+    # Frames have one size; matching it would send them through a resampler that rounds down.
+    joining = {"direction": "right", "match_image_size": False}
     return [
         *nodes,
         Node(f"{victim}_two", "ImageStitch", (2800, top), (240, 160), widgets=joining, links={"image1": first, "image2": second}),

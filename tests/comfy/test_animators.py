@@ -161,7 +161,7 @@ def test_swapped_and_missing_files_of_an_animator(client: Client, server: ComfyS
     )
     denoiser = node("StillguardLoadReferenceNet", file="denoising_unet.pth", precision="auto")
     result = client.run({"net": denoiser, "look": node("PreviewAny", source=["net", 0])})
-    assert "denoising_unet.pth is AnimateAnyone's denoiser: choose reference_unet.pth here" in result.error
+    assert "denoising_unet.pth is an animator's denoiser: choose its reference_unet here" in result.error
     file = server.base / "models" / "stillguard" / "motion_module.pth"
     file.rename(file.with_suffix(".away"))
     try:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from bench.client import Client
+from bench.client import Client, PromptRefused, Result
 from bench.server import ComfyServer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from stillguard.engine.weights.catalogue import LAB
+from stillguard.engine.baselines import random_signs
+from stillguard.engine.files import decode_picture
+from stillguard.engine.victims.lab_victim import LabVictim
+from stillguard.engine.weights.catalogue import LAB, VICTIMS
 from stillguard.lab import train_encoder
 from support import node
 
+PLAIN: dict[str, object] = {"format": "png", "budget": 8.0, "keep_workflow": False}
 ENCODER = LAB / "stillguard_lab_encoder.safetensors"
 
 
@@ -45,9 +50,7 @@ def test_it_serves_as_clip_vision(client: Client) -> None:
             working_size=128,
             memory="fast",
         ),
-        "save": node(
-            "StillguardSaveProtectedImage", images=["protect", 0], filename_prefix="test/lab", format="png", budget=8.0, keep_workflow=False
-        ),
+        "save": node("StillguardSaveProtectedImage", images=["protect", 0], filename_prefix="test/lab", **PLAIN),
     }
     result = client.run(graph)
     assert result.status == "success", result.error
@@ -73,3 +76,81 @@ def test_other_files_are_refused(client: Client, server: ComfyServer, change: di
     odd.unlink()
     assert result.status == "error"
     assert sentence in result.error
+
+
+@pytest.mark.parametrize("victim", ["transformer", "unet"])
+def test_a_victim_animates_in_the_server_as_in_the_engine(
+    client: Client, server: ComfyServer, astronaut: torch.Tensor, victim: str
+) -> None:
+    graph = {
+        "load": node("LoadImage", image="astronaut.png"),
+        "pose": node("LoadImage", image="pose.png"),
+        "animate": node("StillguardAnimateLabVictim", image=["load", 0], pose=["pose", 0], victim=victim, seed=5, steps=3),
+        "save": node(
+            "StillguardSaveProtectedImage",
+            images=["animate", 0],
+            filename_prefix="test/victim",
+            format="png",
+            budget=8.0,
+            keep_workflow=False,
+        ),
+    }
+    result = client.run(graph)
+    assert result.status == "success", result.error
+    expected = LabVictim(victim, VICTIMS).animation(given(server, "astronaut.png"), given(server, "pose.png"), steps=3, seed=5)[0]
+    shown = decode_picture(saved(server, result, "save").read_bytes())
+    torch.testing.assert_close(shown, expected, atol=1.5 / 255, rtol=0)
+
+
+def test_noise_of_a_budget_is_saved_within_it(client: Client, server: ComfyServer) -> None:
+    graph = {
+        "load": node("LoadImage", image="astronaut.png"),
+        "noise": node("StillguardRandomNoise", image=["load", 0], budget=6.0, seed=9),
+        "save": node(
+            "StillguardSaveProtectedImage", images=["noise", 0], clean=["load", 0], filename_prefix="test/noise", **{**PLAIN, "budget": 6.0}
+        ),
+    }
+    result = client.run(graph)
+    assert result.status == "success", result.error
+    assert "differs by at most 6 levels" in str(result.outputs["save"]["text"])
+    written = decode_picture(saved(server, result, "save").read_bytes())
+    torch.testing.assert_close(written, random_signs(given(server, "astronaut.png"), 6, seed=9)[0], atol=1e-6, rtol=0)
+
+
+def test_a_workflow_of_which_a_part_is_invalid_is_refused_as_a_whole(client: Client) -> None:
+    """Guards every test and the demo: the server alone would run the rest in silence."""
+    noise = {
+        "load": node("LoadImage", image="astronaut.png"),
+        "noise": node("StillguardRandomNoise", image=["load", 0], budget=8.0, seed=1),
+    }
+    saving = {"images": ["noise", 0], "filename_prefix": "test/part", **PLAIN}
+    graph = {**noise, "good": node("StillguardSaveProtectedImage", **saving)}
+    graph |= {"bad": node("StillguardSaveProtectedImage", **{**saving, "format": "auto"})}
+    with pytest.raises(PromptRefused, match="StillguardSaveProtectedImage: Value not in list"):
+        client.run(graph)
+
+
+def given(server: ComfyServer, name: str) -> torch.Tensor:
+    return decode_picture((server.base / "input" / name).read_bytes())[None, :3]
+
+
+def saved(server: ComfyServer, result: Result, name: str) -> Path:
+    (entry,) = result.outputs[name]["images"]
+    return server.base / entry["type"] / entry["subfolder"] / entry["filename"]
+
+
+def test_the_shipped_animator_loads_by_its_own_names(client: Client) -> None:
+    """And a file of it in the wrong place is told, as for the published ones."""
+    files = {name: f"stillguard_lab_{name}.safetensors" for name in ("denoising_unet", "motion_module", "pose_guider")}
+    graph = {
+        "animator": node("StillguardLoadPoseAnimator", **files, precision="auto"),
+        "net": node("StillguardLoadReferenceNet", file="stillguard_lab_reference_unet.safetensors", precision="auto"),
+        "look": node("PreviewAny", source=["animator", 0]),
+        "look too": node("PreviewAny", source=["net", 0]),
+    }
+    result = client.run(graph)
+    assert result.status == "success", result.error
+    graph["animator"]["inputs"]["motion_module"] = files["pose_guider"]
+    result = client.run(graph)
+    assert result.status == "error"
+    assert "holds no motion modules" in result.error

@@ -24,6 +24,19 @@ def test_it_stays_a_picture_within_the_budget(astronaut: torch.Tensor) -> None:
     assert int(linf_levels(astronaut, noisy)) == 16
 
 
+def test_alpha_is_carried_along_and_grey_stays_grey(astronaut: torch.Tensor) -> None:
+    alpha = torch.rand(1, 1, *astronaut.shape[2:], generator=torch.Generator().manual_seed(0))
+    noisy = random_signs(torch.cat([astronaut, alpha], dim=1), 8, seed=1)
+    assert torch.equal(noisy[:, 3:], alpha)
+    assert torch.equal(noisy[:, :3], random_signs(astronaut, 8, seed=1))
+    assert random_signs(astronaut[:, :1], 8, seed=1).shape == astronaut[:, :1].shape
+
+
+def test_pixels_that_are_not_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="pixels that are not numbers"):
+        random_signs(torch.full((1, 3, 8, 8), float("nan")), 8, seed=1)
+
+
 def test_it_follows_the_seed(astronaut: torch.Tensor) -> None:
     assert torch.equal(random_signs(astronaut, 8, seed=1), random_signs(astronaut, 8, seed=1))
     assert not torch.equal(random_signs(astronaut, 8, seed=1), random_signs(astronaut, 8, seed=2))
