@@ -4,7 +4,7 @@ r"""Train the victims that ship with the pack: their autoencoder, then two anima
     python -m stillguard.lab.train_victims transformer --data PAIRS --checkpoint run/transformer.pt --out OUT
     python -m stillguard.lab.train_victims unet --data PAIRS --checkpoint run/unet.pt --out OUT
 
-The animators are rectified flows (Liu et al. 2023): given one photo of a pair and a pose, predict what changes to the other photo. They share no
+The animators are rectified flows (Liu et al. 2023): given one photo of a pair and a pose, predict the other photo. They share no
 weight, layout or latent space with the animator of train_animator.py, so that they can say what a protection does to networks it
 was not made with. Each can be stopped and called again; the figure printed is that of held-out pairs.
 """
@@ -59,13 +59,12 @@ def rebuilding(pictures: Tensor) -> Loss:
 
 
 def flow(data: Photos, *, frames: int = FRAMES) -> Loss:
-    """Mean squared error of the velocity noise - clean at times in [0,1], where clean is the change from one photo's latent to the other's."""
+    """Mean squared error of the velocity noise - clean at times in [0,1]."""
 
     def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(data.latents), (frames,), generator=generator)
         shown = torch.randint(2, (frames,), generator=generator)
-        photo, pose = data.latents[rows, shown], data.poses[rows, 1 - shown].float() / 255
-        clean = data.latents[rows, 1 - shown] - photo
+        clean, photo, pose = data.latents[rows, 1 - shown], data.latents[rows, shown], data.poses[rows, 1 - shown].float() / 255
         # Middle times matter most for a flow (Esser et al. 2024).
         time = torch.randn(frames, generator=generator).sigmoid()
         noise, share = torch.randn(clean.shape, generator=generator), time.view(-1, 1, 1, 1)

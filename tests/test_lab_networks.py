@@ -225,7 +225,7 @@ def test_a_flow_that_is_known_exactly_is_integrated_exactly(victims: Path, name:
     """Velocity noise - clean is constant on a straight path, so that Euler's method arrives at clean in any number of steps."""
     victim, photo = LabVictim(name, victims), torch.rand(1, 3, 128, 128)
     target = victim._autoencoder.encode(photo)
-    monkeypatch.setattr(victim, "_network", lambda noisy, time, seen, pose: (noisy - (target - seen)) / time.view(-1, 1, 1, 1))
+    monkeypatch.setattr(victim, "_network", lambda noisy, time, seen, pose: (noisy - target) / time.view(-1, 1, 1, 1))
     frame = victim.animation(torch.rand(1, 3, 128, 128), torch.rand(1, 3, 128, 128), steps=4)
     torch.testing.assert_close(frame, victim._autoencoder.decode(target).detach().clamp(0, 1), atol=1e-4, rtol=1e-4)
 

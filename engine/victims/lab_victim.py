@@ -1,7 +1,4 @@
-"""Animators that no loss may see: how much of an effect reaches networks that the protection was not made with.
-
-They generate the change from the photo's latent to the frame's, so that what does not move need not be drawn anew.
-"""
+"""Animators that no loss may see: how much of an effect reaches networks that the protection was not made with."""
 
 from __future__ import annotations
 
@@ -47,5 +44,5 @@ class LabVictim:
             time = torch.full((len(poses),), step / steps, device=seen.device)
             latents = latents - self._network(latents, time, seen, poses) / steps
             after_step(steps - step + 1)
-        frames: Tensor = self._autoencoder.decode(seen + latents).clamp(0, 1)
+        frames: Tensor = self._autoencoder.decode(latents).clamp(0, 1)
         return frames
