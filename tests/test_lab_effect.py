@@ -89,7 +89,7 @@ def test_every_figure_is_there_and_says_what_was_animated(laboratory: Laboratory
         assert row.psnr == pytest.approx(psnr(unet(before, poses)[1], unet(after, poses)[1]), abs=1e-3)
     assert rows[0].photo == pytest.approx(psnr(person.photo, noisy), abs=1e-3)
     # Noise of 8 levels with its pixels shuffled is noise of 8 levels.
-    assert next(row.photo for row in rows if "shuffled" in row.what) == pytest.approx(rows[0].photo, abs=0.2)
+    assert next(row.photo for row in rows if "shuffled" in row.what) == pytest.approx(rows[0].photo, abs=0.5)
 
 
 def test_a_preset_that_is_not_thorough_gives_one_row_for_each_animator(laboratory: Laboratory, pair: Pair) -> None:
@@ -119,6 +119,8 @@ def test_a_countermeasure_keeps_size_and_content(pair: Pair, name: str) -> None:
     treated = COUNTERMEASURES[name](photo)
     assert treated.shape == photo.shape
     assert not torch.equal(treated, photo)
+    if name == "crop":
+        treated, photo = F.interpolate(treated, size=(SIDE * 7 // 8,) * 2, mode="area"), photo[..., 8:-8, 8:-8]
     assert psnr(treated, photo) > 15
 
 

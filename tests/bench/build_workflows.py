@@ -44,7 +44,6 @@ _BUILD = """async nodes => {
         await wait();
     }
     for (const n of nodes) if (n.size) made[n.key].setSize(n.size);
-    return (await app.graphToPrompt()).workflow;
 }"""
 
 
@@ -149,7 +148,9 @@ WORKFLOWS = {
 
 def build(page: Frontend, nodes: list[Node]) -> dict[str, Any]:
     """The UI workflow that the page exports for these nodes."""
-    workflow: dict[str, Any] = page.page.evaluate(_BUILD, [vars(node) for node in nodes])
+    page.page.evaluate(_BUILD, [vars(node) for node in nodes])
+    page.fit_view()  # the view is saved with the workflow
+    workflow: dict[str, Any] = page.page.evaluate("async () => (await app.graphToPrompt()).workflow")
     return workflow
 
 

@@ -33,6 +33,8 @@ NODES = {
     "StillguardFrameIncoherenceLoss",
     "StillguardDormant",
     "StillguardAnimatePose",
+    "StillguardAnimateLabVictim",
+    "StillguardRandomNoise",
 }
 ROOT = Path(__file__).parents[2]
 Build = Callable[..., Graph]
