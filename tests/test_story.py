@@ -54,6 +54,13 @@ def test_the_page_holds_everything_itself_and_runs_nothing() -> None:
     assert np.array_equal(np.array(moving.convert("RGB")), given.frames[8])
 
 
+def test_the_page_says_how_far_pixels_really_moved() -> None:
+    clean = np.full((32, 32, 3), 100, np.uint8)
+    moved = {**dict.fromkeys(("clean", "noise"), clean), "protected": clean.copy()}
+    moved["protected"][3, 4, 1] = 88
+    assert "moved by more than 12 of 255 levels" in story(moved, clean, [attack()])
+
+
 def test_an_earlier_page_is_never_overwritten(tmp_path: Path) -> None:
     assert [write_new_page(tmp_path, text).name for text in "ab"] == ["story_00001.html", "story_00002.html"]
     assert (tmp_path / "story_00001.html").read_text() == "a"

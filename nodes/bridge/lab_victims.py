@@ -6,7 +6,7 @@ import comfy.model_management
 import comfy.utils
 from torch import Tensor
 
-from ...engine.picture import check_finite
+from ...engine.picture import check_finite, split_alpha
 from ...engine.victims.lab_victim import LabVictim
 from ...engine.weights.catalogue import VICTIMS
 
@@ -14,12 +14,10 @@ from ...engine.weights.catalogue import VICTIMS
 def animate_with_victim(image: Tensor, pose: Tensor, victim: str, *, steps: int, seed: int, node_id: str | None) -> Tensor:
     """IMAGE of a person and IMAGE [N,H,W,C] of poses -> IMAGE [N,128,128,3].
 
-    Raises ValueError for pixels that are not numbers, WeightsError for missing files, ComfyUI's interruption when cancelled.
+    Raises ValueError for pixels that are not numbers and for other than 1, 3 or 4 channels, WeightsError for missing files, ComfyUI's interruption when cancelled.
     """
     # On the CPU: it takes seconds there, and leaves the GPU's memory to the user's own models.
-    portrait, poses = (pictures.movedim(-1, 1)[:, :3].float().expand(-1, 3, -1, -1).cpu() for pictures in (image[:1], pose))
-    check_finite(portrait)
-    check_finite(poses)
+    portrait, poses = (_colour(pictures) for pictures in (image[:1], pose))
     bar = comfy.utils.ProgressBar(steps, node_id=node_id)
 
     def report(done: int) -> None:
@@ -28,3 +26,10 @@ def animate_with_victim(image: Tensor, pose: Tensor, victim: str, *, steps: int,
 
     frames = LabVictim(victim, VICTIMS).animation(portrait, poses, steps=steps, seed=seed, after_step=report)
     return frames.movedim(1, -1)
+
+
+def _colour(pictures: Tensor) -> Tensor:
+    """IMAGE [N,H,W,C] -> [N,3,H,W] without alpha, on the CPU."""
+    colour, _ = split_alpha(pictures.movedim(-1, 1))
+    check_finite(colour)
+    return colour.float().expand(-1, 3, -1, -1).cpu()

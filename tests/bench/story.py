@@ -48,6 +48,11 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
 
 
+def largest_change(a: np.ndarray, b: np.ndarray) -> int:
+    """Of uint8 pictures, in levels."""
+    return int(np.abs(a.astype(int) - b.astype(int)).max())
+
+
 def numbers(pictures: dict[str, np.ndarray], attacks: list[Attack]) -> list[tuple[str, str, str]]:
     """Rows of what, noise, protected."""
     clean, decibels = pictures["clean"], "{:.1f} dB".format
@@ -62,13 +67,14 @@ def story(pictures: dict[str, np.ndarray], perturbation: np.ndarray, attacks: li
     """The page. pictures: COLUMNS -> [H,W,3] uint8; perturbation [H,W,3] uint8, amplified."""
     shown = [*pictures.items(), ("perturbation, amplified", perturbation)]
     photos = "".join(_figure(_png(picture), name, width=200) for name, picture in shown)
+    moved = max(largest_change(pictures[name], pictures["clean"]) for name in ("noise", "protected"))
     table = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in numbers(pictures, attacks))
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Stillguard: protected, then attacked</title><style>{_STYLE}</style>
 <h1>Protected, then attacked</h1>
 <p>Left to right: the clean photo, the same with random noise, the same protected with Dormant. Noise and protection have the same
-budget: no channel of a pixel moves by more than 8 of 255 levels.</p>
+budget: no channel of any pixel moved by more than {moved} of 255 levels.</p>
 <div class="row">{photos}</div>
 <p>Small animators then moved each of them through the same poses, from the same starting noise. The more the third video differs from
 the first, the more the protection did; the second says what any noise does.</p>

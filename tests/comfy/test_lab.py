@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench.client import Client, PromptRefused, Result
+from bench.client import Client, Event, PromptRefused, Result
 from bench.server import ComfyServer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -100,6 +100,58 @@ def test_a_victim_animates_in_the_server_as_in_the_engine(
     expected = LabVictim(victim, VICTIMS).animation(given(server, "astronaut.png"), given(server, "pose.png"), steps=3, seed=5)[0]
     shown = decode_picture(saved(server, result, "save").read_bytes())
     torch.testing.assert_close(shown, expected, atol=1.5 / 255, rtol=0)
+
+
+def attacked(image: torch.Tensor, pose: torch.Tensor) -> torch.Tensor:
+    from stillguard.nodes.bridge.lab_victims import animate_with_victim
+
+    return animate_with_victim(image, pose, "unet", steps=1, seed=3, node_id=None)
+
+
+def test_a_victim_takes_every_picture_that_comfyui_has(comfy: None, astronaut: torch.Tensor) -> None:
+    """Alpha and further pictures of a batch change nothing; grey is grey in three channels; frames are the poses' count."""
+    photo = astronaut.movedim(1, -1)[:, :300]  # not square
+    poses = torch.zeros(3, 90, 60, 3)
+    poses[1, 20:40] = 1
+    frames = attacked(photo, poses)
+    assert frames.shape == (3, 128, 128, 3)
+    assert torch.equal(frames[0], frames[2])
+    assert not torch.equal(frames[0], frames[1])
+    with_alpha = torch.cat([photo, torch.rand(photo[..., :1].shape)], dim=-1)
+    grey = photo[..., :1]
+    same = [
+        (attacked(with_alpha, poses), frames),
+        (attacked(torch.cat([photo, 1 - photo]), poses), frames),
+        (attacked(grey, poses[..., :1]), attacked(grey.expand(-1, -1, -1, 3), poses)),
+    ]
+    for one, other in same:
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+
+
+def test_a_victim_says_what_it_cannot_take(comfy: None) -> None:
+    image, pose = torch.rand(1, 64, 64, 3), torch.zeros(1, 64, 64, 3)
+    nan = torch.full_like(image, float("nan"))
+    for wrong in ((nan, pose), (image, nan)):
+        with pytest.raises(ValueError, match="pixels that are not numbers"):
+            attacked(*wrong)
+    with pytest.raises(ValueError, match="The picture has 2 channels: give"):
+        attacked(image[..., :2], pose)
+
+
+def test_a_victims_animation_can_be_cancelled(client: Client) -> None:
+    def cancel(event: Event) -> None:
+        if event.type == "progress" and event.data["value"] >= 2:
+            client.interrupt()
+
+    graph = {
+        "load": node("LoadImage", image="astronaut.png"),
+        "pose": node("LoadImage", image="pose.png"),
+        "animate": node("StillguardAnimateLabVictim", image=["load", 0], pose=["pose", 0], victim="unet", seed=6, steps=1000),
+        "look": node("PreviewImage", images=["animate", 0]),
+    }
+    assert client.run(graph, cancel).status == "interrupted"
+    graph["animate"]["inputs"]["steps"] = 2
+    assert client.run(graph).status == "success"
 
 
 def test_noise_of_a_budget_is_saved_within_it(client: Client, server: ComfyServer) -> None:
