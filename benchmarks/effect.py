@@ -34,6 +34,7 @@ from stillguard.lab.presets import PRESETS  # noqa: E402
 Rows = list[dict[str, Any]]
 NOISE, CLEAN = "random noise", "clean"
 THOROUGH = (NOISE, "Dormant", "Dormant, no EoT")
+BUDGETS = (NOISE, "Dormant")
 
 
 def interval(values: list[float]) -> tuple[float, float, float]:
@@ -65,13 +66,9 @@ def measure(job: tuple[Pair, Pair, list[str], argparse.Namespace]) -> None:
     torch.set_num_threads(1)
     laboratory, kept = Laboratory(given.networks, given.victims), kept_of(pair, other, given)
     person, stranger = Person(laboratory, pair), Person(laboratory, other)
-    plan = Plan(budget=given.budget, steps=given.steps, lpips=given.lpips)
+    plan = Plan(given.budget, steps=given.steps, lpips=given.lpips, thorough=tuple(given.thorough), budgets=tuple(given.budgets))
     for preset in missing:
-        measured = (
-            clean_figures(person)
-            if preset == CLEAN
-            else figures(laboratory, person, stranger, preset, plan, thorough=preset in given.thorough)
-        )
+        measured = clean_figures(person) if preset == CLEAN else figures(laboratory, person, stranger, preset, plan)
         kept.add(preset, [asdict(figure) for figure in measured])
     print(f"pair {pair.number:03} is measured", flush=True)
 
@@ -79,7 +76,7 @@ def measure(job: tuple[Pair, Pair, list[str], argparse.Namespace]) -> None:
 def kept_of(pair: Pair, other: Pair, given: argparse.Namespace) -> Kept:
     files = sorted([*given.networks.glob("*.safetensors"), *given.victims.glob("*.safetensors")])
     networks = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()[:16]
-    key = f"{networks} {other.number} {given.budget} {given.steps} {sorted(given.thorough)} {given.lpips is not None}"
+    key = f"{networks} {other.number} {given.budget} {given.steps} {sorted(given.thorough)} {sorted(given.budgets)}"
     return Kept(given.out / f"{pair.number:03}.json", key)
 
 
@@ -129,6 +126,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--budget", type=float, default=8.0)
     parser.add_argument("--presets", nargs="+", choices=list(PRESETS), default=list(PRESETS), help="beside random noise")
     parser.add_argument("--thorough", nargs="+", choices=list(PRESETS), default=list(THOROUGH), help="also under countermeasures and so on")
+    parser.add_argument("--budgets", nargs="+", choices=list(PRESETS), default=list(BUDGETS), help="also with budgets 4 and 16")
     parser.add_argument("--networks", type=Path, default=LAB, help="folder of the surrogate's networks, by default those that ship")
     parser.add_argument("--victims", type=Path, default=VICTIMS, help="folder of the victims, by default those that ship")
     parser.add_argument("--lpips", type=Path, help="VGG16 weights of LPIPS, for presets with the penalty")

@@ -26,7 +26,7 @@ from .train_measure import embed, load_measure
 
 STEPS, GUIDANCE = 15, 1.5
 Animate = Callable[[Tensor, Tensor], Tensor]
-"""Photo [1,3,S,S] and poses [N,3,S,S] -> frames [N,3,S,S]."""
+"""Photo [1,3,S,S] and poses [2,3,S,S], its own and another -> the frame in the other, [1,3,S,S]."""
 
 
 def jpeg(picture: Tensor, quality: int = 75) -> Tensor:
@@ -69,11 +69,12 @@ class Laboratory:
             self.animators[name] = self._victim(LabVictim(name, victims))
 
     def _surrogate(self, photo: Tensor, poses: Tensor) -> Tensor:
-        return self.lab.animation(photo, poses, steps=STEPS, guidance=GUIDANCE)
+        return self.lab.animation(photo, poses, steps=STEPS, guidance=GUIDANCE)[1:]
 
     @staticmethod
     def _victim(victim: LabVictim) -> Animate:
-        return lambda photo, poses: victim.animation(photo, poses, steps=STEPS)
+        # Frame by frame: the photo's own pose would be drawn for nothing.
+        return lambda photo, poses: victim.animation(photo, poses[1:], steps=STEPS)
 
     @torch.no_grad()
     def likeness(self, frames: Tensor, photo: Tensor) -> float:
@@ -105,7 +106,7 @@ class Person:
 
     def _animated(self, animator: str, counter: str, photo: Tensor) -> Tensor:
         seen = COUNTERMEASURES[counter](photo) if counter else photo
-        return self.laboratory.animators[animator](seen, self.poses)[1:]
+        return self.laboratory.animators[animator](seen, self.poses)
 
 
 @dataclass(frozen=True)
@@ -124,15 +125,17 @@ class Figure:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a preset is measured; a thorough one also meets other budgets, countermeasures, shuffling and another person."""
+    """How presets are measured. Thorough ones also meet countermeasures, shuffling and another person; those in `budgets` other budgets."""
 
     budget: float = 8.0
     other_budgets: tuple[float, ...] = (4.0, 16.0)
     steps: int = 40
     lpips: Path | None = None
+    thorough: tuple[str, ...] = ()
+    budgets: tuple[str, ...] = ()
 
 
-def figures(laboratory: Laboratory, person: Person, stranger: Person, preset: str, plan: Plan, *, thorough: bool) -> Iterator[Figure]:
+def figures(laboratory: Laboratory, person: Person, stranger: Person, preset: str, plan: Plan) -> Iterator[Figure]:
     """Everything about one preset and one person. What starts with the preset's name, and goes on with `, after JPEG 75` and so on."""
 
     def changed(budget: float) -> Tensor:
@@ -140,11 +143,11 @@ def figures(laboratory: Laboratory, person: Person, stranger: Person, preset: st
 
     picture = changed(plan.budget)
     yield from person.compared(picture, preset)
-    if thorough:
+    for budget in plan.other_budgets if preset in plan.budgets else ():
+        yield from person.compared(changed(budget), f"{preset}, budget {budget:g}")
+    if preset in plan.thorough:
         for counter in COUNTERMEASURES:
             yield from person.compared(picture, f"{preset}, after {counter}", counter)
-        for budget in plan.other_budgets:
-            yield from person.compared(changed(budget), f"{preset}, budget {budget:g}")
         yield from _elsewhere(person, stranger, picture, preset)
 
 
