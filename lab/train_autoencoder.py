@@ -1,17 +1,15 @@
 """Train the autoencoder that ships with the pack, from scratch, on pictures of a folder.
 
-    python -m stillguard.lab.train_autoencoder --data PAIRS --checkpoint run/vae.pt --minutes 90 --out stillguard_lab_vae.safetensors
+    python -m stillguard.lab.train_autoencoder --data PAIRS --checkpoint run/vae.pt --out OUT
 
-It can be stopped at any moment and called again with the same arguments: it goes on from the checkpoint (weights, running
-average, optimisers, random state, minutes used). Pairs whose number is a multiple of ten are never trained on; the figure that
+It can be stopped and called again with the same arguments. Pairs whose number is a multiple of ten are never trained on; the figure that
 it prints is the reconstruction PSNR on their first pictures at 256 px, aspect kept, rounded to fp16 as shipped.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +22,11 @@ from torch.nn import functional as F
 from ..engine.surrogates.sd_unet import LATENT_SCALE
 from ..engine.surrogates.tiny_autoencoder import TinyAutoencoder
 from .pairs import is_held_out
-from .training import Optimisers, learning_rate
+from .training import Loss, Training, arguments, device_of, run, share_done
 
+FILE = "stillguard_lab_vae.safetensors"
 LONGEST_SIDE = 256
 LATENT_PENALTY = 1e-4
-EMA_HALF_LIFE = 150
 
 
 def load_pictures(folder: Path, *, held_out: bool) -> list[Tensor]:
@@ -86,16 +84,19 @@ def crop_and_batch(progress: float) -> tuple[int, int]:
     return (64, 16) if progress < 0.6 else (128, 6)
 
 
-def train_step(network: TinyAutoencoder, image: Tensor) -> Tensor:
-    """Gradients of the mean squared error, which is what PSNR measures, and of a light pull of latents towards zero."""
-    network.zero_grad(set_to_none=True)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        latent = network.encode(image)
-        rebuilt = network.decode(latent)
-    loss = F.mse_loss(rebuilt.float(), image)
-    (10 * loss + LATENT_PENALTY * latent.float().square().mean()).backward()
-    nn.utils.clip_grad_norm_(network.parameters(), 0.5)
-    return loss.detach()
+def rebuilding(pictures: list[Tensor], progress: Callable[[], float]) -> Loss:
+    """Ten times the mean squared error, which is what PSNR measures, and a light pull of latents towards zero."""
+
+    def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
+        crop, batch = crop_and_batch(progress())
+        image = draw_batch(pictures, batch=batch, crop=crop, generator=generator)
+        image = image.contiguous(memory_format=torch.channels_last).to(device_of(network))
+        with torch.autocast(image.device.type, dtype=torch.bfloat16):
+            latent = network.encode(image)  # type: ignore[operator]
+            rebuilt = network.decode(latent)  # type: ignore[operator]
+        return 10 * F.mse_loss(rebuilt.float(), image) + LATENT_PENALTY * latent.float().square().mean()
+
+    return loss
 
 
 def shipped_state(average: dict[str, Tensor], pictures: list[Tensor]) -> dict[str, Tensor]:
@@ -108,92 +109,31 @@ def shipped_state(average: dict[str, Tensor], pictures: list[Tensor]) -> dict[st
     return {key: value.half().contiguous() for key, value in average.items()}
 
 
-class Training:
-    """Everything that a checkpoint holds."""
+def begin(seed: int, device: str = "cpu") -> Training:
+    torch.manual_seed(seed)
+    network = TinyAutoencoder()
+    initialise(network)
+    # In equal time, Muon reached the loss of Adam in well under half of the steps on this network.
+    return Training(network, seed=seed, muon_from=64, weight_decay=0.0, clip=0.5, device=device)
 
-    def __init__(self, seed: int) -> None:
-        torch.manual_seed(seed)
-        self.seed = seed
-        self.generator = torch.Generator().manual_seed(seed)
-        self.network = TinyAutoencoder()
-        initialise(self.network)
-        # In equal time, Muon reached the loss of Adam in well under half of the steps on this network.
-        self.optimisers = Optimisers(self.network.parameters(), muon_from=64, weight_decay=0.0)
-        self.average = {key: value.clone() for key, value in self.network.state_dict().items()}
-        self.steps, self.seconds = 0, 0.0
 
-    def step(self, pictures: list[Tensor], *, budget: float, peak: float) -> Tensor:
-        began = time.process_time()
-        progress = self.seconds / budget
-        crop, batch = crop_and_batch(progress)
-        image = draw_batch(pictures, batch=batch, crop=crop, generator=self.generator)
-        loss = train_step(self.network, image.contiguous(memory_format=torch.channels_last))
-        self.optimisers.step(learning_rate(progress, peak=peak))
-        self.steps += 1
-        keep = min(0.5 ** (1 / EMA_HALF_LIFE), self.steps / (self.steps + 10))
-        for key, value in self.network.state_dict().items():
-            self.average[key].lerp_(value, 1 - keep)
-        self.seconds += (time.process_time() - began) / torch.get_num_threads()
-        return loss
-
-    def load(self, path: Path) -> None:
-        saved = torch.load(path, weights_only=True)
-        self.network.load_state_dict(saved["network"])
-        self.optimisers.load_state_dict(saved["optimisers"])
-        self.generator.set_state(saved["generator"])
-        self.average, self.steps, self.seconds = saved["average"], saved["steps"], saved["seconds"]
-        self.seed = saved.get("seed", self.seed)
-
-    def save(self, path: Path) -> None:
-        """Replace the checkpoint whole, so that an interrupted save leaves the one before."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        state = {"network": self.network.state_dict(), "optimisers": self.optimisers.state_dict(), "generator": self.generator.get_state()}
-        progress = {"average": self.average, "steps": self.steps, "seconds": self.seconds, "seed": self.seed}
-        torch.save({**state, **progress}, partial)
-        partial.replace(path)
-
-    def ship(self, path: Path, pictures: list[Tensor], held_out: list[Tensor]) -> float:
-        """Write the file of the pack with its facts; returns the held-out PSNR of exactly what was written."""
-        state = shipped_state(self.average, pictures)
-        network = TinyAutoencoder()
-        network.load_state_dict({key: value.float() for key, value in state.items()})
-        quality = reconstruction_psnr(network, held_out)
-        facts = {
-            "steps": str(self.steps),
-            "minutes": f"{self.seconds / 60:.0f}",
-            "held_out_psnr_db": f"{quality:.2f}",
-            "seed": str(self.seed),
-        }
-        save_file(state, path, metadata=facts)
-        return quality
+def ship(training: Training, folder: Path, pictures: list[Tensor], held_out: list[Tensor]) -> float:
+    """Write the file of the pack with its facts; returns the held-out PSNR of exactly what was written."""
+    state = shipped_state({key: value.cpu() for key, value in training.average.items()}, pictures)
+    network = TinyAutoencoder()
+    network.load_state_dict({key: value.float() for key, value in state.items()})
+    quality = reconstruction_psnr(network, held_out)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(state, folder / FILE, metadata=training.facts(held_out_psnr_db=f"{quality:.2f}"))
+    return quality
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with NNN_0.jpg and NNN_1.jpg")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="training state, made and continued")
-    parser.add_argument("--out", type=Path, required=True, help="the fp16 file to ship")
-    parser.add_argument("--minutes", type=float, default=90, help="processor time over the number of threads")
-    parser.add_argument("--save-every", type=float, default=10, help="minutes between checkpoints")
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    training = Training(arguments.seed)
-    if arguments.checkpoint.exists():
-        training.load(arguments.checkpoint)
-    pictures, held_out = (load_pictures(arguments.data, held_out=choice) for choice in (False, True))
-    saved, budget = training.seconds, arguments.minutes * 60
-    while training.seconds < budget:
-        loss = training.step(pictures, budget=budget, peak=arguments.learning_rate)
-        if training.steps % 20 == 0:
-            print(
-                f"step {training.steps}  {training.seconds / 60:.2f} min  training PSNR {-10 * math.log10(float(loss)):.2f} dB", flush=True
-            )
-        if training.seconds - saved > arguments.save_every * 60 or training.seconds >= budget:
-            saved = training.seconds
-            training.save(arguments.checkpoint)
-            print(f"step {training.steps}  held-out PSNR {training.ship(arguments.out, pictures, held_out):.2f} dB", flush=True)
+    given = arguments(__doc__, minutes=90, peak=2e-3).parse_args()
+    pictures, held_out = (load_pictures(given.data, held_out=choice) for choice in (False, True))
+    training = begin(given.seed, given.device)
+    loss = rebuilding(pictures, lambda: share_done(training, given))
+    run(training, loss, given, lambda now, folder: f"held-out PSNR {ship(now, folder, pictures, held_out):.2f} dB")
 
 
 if __name__ == "__main__":

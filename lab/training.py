@@ -59,11 +59,21 @@ class Optimisers:
 class Training:
     """Everything that a checkpoint holds: weights, running average, optimisers' and random state, steps and seconds used."""
 
-    def __init__(self, network: nn.Module, *, seed: int, half_life: int = 150, muon_from: int | None = None, device: str = "cpu") -> None:
-        """half_life: of the running average, in steps. muon_from: see Optimisers."""
-        self.network, self.seed, self._half_life = network.to(device), seed, half_life
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        seed: int,
+        half_life: int = 150,
+        muon_from: int | None = None,
+        weight_decay: float = 0.01,
+        clip: float = 1.0,
+        device: str = "cpu",
+    ) -> None:
+        """half_life: of the running average, in steps. muon_from: see Optimisers. clip: the gradient's largest norm."""
+        self.network, self.seed, self._half_life, self._clip = network.to(device), seed, half_life, clip
         self.generator = torch.Generator().manual_seed(seed)
-        self.optimisers = Optimisers(network.parameters(), muon_from=muon_from, weight_decay=0.01)
+        self.optimisers = Optimisers(network.parameters(), muon_from=muon_from, weight_decay=weight_decay)
         self.average = {key: value.clone() for key, value in network.state_dict().items()}
         self.steps, self.seconds = 0, 0.0
 
@@ -73,7 +83,7 @@ class Training:
         self.network.zero_grad(set_to_none=True)
         value = loss(self.network, self.generator)
         value.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(self.network.parameters(), self._clip)
         self.optimisers.step(learning_rate(progress, peak=peak))
         self.steps += 1
         keep = min(0.5 ** (1 / self._half_life), self.steps / (self.steps + 10))
@@ -124,21 +134,23 @@ def arguments(description: str | None, *, minutes: float, peak: float) -> argpar
     return parser
 
 
+def share_done(training: Training, given: argparse.Namespace) -> float:
+    """Of the steps or minutes asked for."""
+    share: float = training.steps / given.steps if given.steps else training.seconds / (given.minutes * 60)
+    return share
+
+
 def run(training: Training, loss: Loss, given: argparse.Namespace, ship: Callable[[Training, Path], str]) -> None:
     """Train until the minutes or steps are used, from the checkpoint where there is one; `ship` writes files and says how good they are."""
     if given.checkpoint.exists():
         training.load(given.checkpoint)
-
-    def progress() -> float:
-        return training.steps / given.steps if given.steps else training.seconds / (given.minutes * 60)
-
     saved, recent = training.seconds, None
-    while progress() < 1:
-        value = training.step(loss, progress=progress(), peak=given.learning_rate)
+    while (done := share_done(training, given)) < 1:
+        value = training.step(loss, progress=done, peak=given.learning_rate)
         recent = value if recent is None else 0.98 * recent + 0.02 * value
         if training.steps % 50 == 0:
             print(f"step {training.steps}  {training.seconds / 60:.2f} min  loss {recent:.4f}", flush=True)
-        if training.seconds - saved > given.save_every * 60 and progress() < 1:
+        if training.seconds - saved > given.save_every * 60 and share_done(training, given) < 1:
             saved = training.seconds
             training.save(given.checkpoint)
             print(f"step {training.steps}  {ship(training, given.out)}", flush=True)

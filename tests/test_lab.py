@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 from stillguard.lab import train_autoencoder as lab
+from stillguard.lab.training import Training
 
 
 def pictures(count: int) -> list[torch.Tensor]:
@@ -15,18 +16,18 @@ def pictures(count: int) -> list[torch.Tensor]:
     return [torch.randint(0, 256, (3, 128, 136), generator=generator, dtype=torch.uint8) for _ in range(count)]
 
 
-def steps(training: lab.Training, count: int) -> None:
+def steps(training: Training, count: int) -> None:
+    loss = lab.rebuilding(pictures(3), lambda: training.steps / 100)
     for _ in range(count):
-        training.seconds = training.steps * 10.0  # the schedule follows measured time, which no two runs share
-        training.step(pictures(3), budget=1000.0, peak=1e-3)
+        training.step(loss, progress=training.steps / 100, peak=1e-3)
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    whole, first = lab.Training(seed=3), lab.Training(seed=3)
+    whole, first = lab.begin(seed=3), lab.begin(seed=3)
     steps(whole, 4)
     steps(first, 2)
     first.save(tmp_path / "state.pt")
-    second = lab.Training(seed=3)
+    second = lab.begin(seed=3)
     second.load(tmp_path / "state.pt")
     steps(second, 2)
     assert second.steps == 4
@@ -34,12 +35,20 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
         torch.testing.assert_close(second.average[key], value)
 
 
+def test_crops_grow_in_the_end() -> None:
+    seen = []
+    for progress in (0.0, 0.9):
+        network = lab.begin(seed=0).network
+        network.taesd_encoder.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+        lab.rebuilding(pictures(2), lambda now=progress: now)(network, torch.Generator().manual_seed(0))
+    assert seen == [(16, 3, 64, 64), (6, 3, 128, 128)]
+
+
 def test_ships_what_it_measured(tmp_path: Path) -> None:
     from stillguard.engine.surrogates.tiny_autoencoder import load_tiny_autoencoder
 
-    training = lab.Training(seed=1)
-    quality = training.ship(tmp_path / "vae.safetensors", pictures(2), pictures(2))
-    network = load_tiny_autoencoder(tmp_path / "vae.safetensors")
+    quality = lab.ship(lab.begin(seed=1), tmp_path, pictures(2), pictures(2))
+    network = load_tiny_autoencoder(tmp_path / lab.FILE)
     assert lab.reconstruction_psnr(network, pictures(2)) == quality
     latent = network.encode(pictures(2)[0][None].float() / 255)
     assert 0.7 < 0.18215 * float(latent.std()) < 1.3  # unit variance with the factor of Stable Diffusion 1.5

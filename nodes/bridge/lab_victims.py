@@ -14,7 +14,8 @@ from ...engine.weights.catalogue import VICTIMS
 def animate_with_victim(image: Tensor, pose: Tensor, victim: str, *, steps: int, seed: int, node_id: str | None) -> Tensor:
     """IMAGE of a person and IMAGE [N,H,W,C] of poses -> IMAGE [N,128,128,3].
 
-    Raises ValueError for pixels that are not numbers and for other than 1, 3 or 4 channels, WeightsError for missing files, ComfyUI's interruption when cancelled.
+    Raises ValueError for pixels that are not numbers and for other than 1, 3 or 4 channels, WeightsError for missing files,
+    ComfyUI's interruption when cancelled.
     """
     # On the CPU: it takes seconds there, and leaves the GPU's memory to the user's own models.
     portrait, poses = (_colour(pictures) for pictures in (image[:1], pose))
