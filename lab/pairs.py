@@ -53,7 +53,7 @@ def load_pairs(folder: Path, *, side: int, held_out: bool, least_change: float =
     """Pairs with both poses known, whose pictures differ by `least_change` 8-bit levels on average: others are one picture twice.
 
     Squares of the picture's short side around the person; with closer < 1, of that share of it, around the upper body.
-    Raises SystemExit when there are none.
+    Raises SystemExit when there are none, and for pictures that cannot be read.
     """
     if not (folder / "poses.npz").is_file():
         raise SystemExit(f"There is no poses.npz in {folder}: give the folder with NNN_0.jpg, NNN_1.jpg and poses.npz with --data.")
@@ -74,8 +74,11 @@ def load_pairs(folder: Path, *, side: int, held_out: bool, least_change: float =
 def _pair(number: int, files: tuple[Path, Path], landmarks: list[np.ndarray], side: int, closer: float) -> Pair | None:
     pictures = []
     for file in files:
-        with Image.open(file) as opened:
-            pictures.append(opened.convert("RGB"))
+        try:
+            with Image.open(file) as opened:
+                pictures.append(opened.convert("RGB"))
+        except OSError as error:
+            raise SystemExit(f"{file} is missing or no picture: restore it, or take the pair {number:03} out of the folder.") from error
     if pictures[0].size != pictures[1].size:
         return None
     width, height = pictures[0].size

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -99,11 +100,17 @@ class Training:
         return time.process_time() / torch.get_num_threads() if on_cpu else time.perf_counter()
 
     def load(self, path: Path) -> None:
-        saved = torch.load(path, map_location=device_of(self.network), weights_only=True)
-        self.network.load_state_dict(saved["network"])
-        self.optimisers.load_state_dict(saved["optimisers"])
-        self.generator.set_state(saved["generator"].cpu())
-        self.average, self.steps, self.seconds, self.seed = (saved[key] for key in ("average", "steps", "seconds", "seed"))
+        """Raises SystemExit where the file is no checkpoint of this network."""
+        try:
+            saved = torch.load(path, map_location=device_of(self.network), weights_only=True)
+            self.network.load_state_dict(saved["network"])
+            self.optimisers.load_state_dict(saved["optimisers"])
+            self.generator.set_state(saved["generator"].cpu())
+            self.average, self.steps, self.seconds, self.seed = (saved[key] for key in ("average", "steps", "seconds", "seed"))
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError, UnpicklingError) as error:
+            raise SystemExit(
+                f"{path} is damaged or another network's checkpoint: delete it to train anew, or name another file with --checkpoint."
+            ) from error
 
     def save(self, path: Path) -> None:
         """Replace the checkpoint whole, so that an interrupted save leaves the one before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,11 +15,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from stillguard.engine.surrogates.pose_animator import load_pose_animator
 from stillguard.engine.surrogates.reference_net import load_reference_net
+from stillguard.engine.surrogates.tiny_autoencoder import load_tiny_autoencoder
 from stillguard.engine.victims.autoencoder import VictimAutoencoder
 from stillguard.engine.victims.lab_victim import FILE, NETWORKS, LabVictim
 from stillguard.engine.weights.reading import WeightsError
 from stillguard.lab import animator, train_animator, train_encoder, train_measure, train_victims
-from stillguard.lab.pairs import load_pairs, openpose
+from stillguard.lab.pairs import Pair, load_pairs, openpose
 from stillguard.lab.pose_pictures import COLOURS, draw_pose
 from stillguard.lab.training import Loss, Training
 
@@ -154,6 +156,27 @@ def test_a_resumed_training_equals_an_uninterrupted_one_and_follows_the_seed(tmp
         torch.testing.assert_close(second.average[key], value)
 
 
+@pytest.mark.parametrize("kind", ["another network's", "cut off", "not one"])
+def test_a_checkpoint_that_is_no_use_is_told_in_one_sentence(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "state.pt"
+    measure_training()[0].save(path)
+    if kind == "another network's":
+        training = encoder_training()[0]
+    else:
+        training = measure_training()[0]
+        path.write_bytes(path.read_bytes()[:9000] if kind == "cut off" else b"hello")
+    with pytest.raises(SystemExit, match=r"state\.pt is damaged or another network's checkpoint: delete it to train anew"):
+        training.load(path)
+
+
+@pytest.mark.parametrize("content", [None, b"no picture"])
+def test_a_picture_that_cannot_be_read_is_told_by_name(folder: Path, content: bytes | None) -> None:
+    file = folder / "009_1.jpg"
+    file.unlink() if content is None else file.write_bytes(content)
+    with pytest.raises(SystemExit, match=r"009_1\.jpg is missing or no picture: restore it, or take the pair 009 out"):
+        load_pairs(folder, side=32, held_out=False)
+
+
 def test_the_animators_files_are_read_by_the_packs_loaders_and_predict_the_same(tmp_path: Path) -> None:
     torch.manual_seed(0)
     trained = animator.Animator().eval()
@@ -190,6 +213,55 @@ def test_attention_begins_at_the_same_place_where_features_tell_it(width: int, t
     looked = (query @ key.mT / (width // 8) ** 0.5).softmax(dim=2)
     assert torch.equal(looked[:4].argmax(dim=2), torch.arange(tokens).expand(4, -1))
     assert torch.equal(attention.to_q.weight[width // 2 :], before[width // 2 :])
+
+
+def test_settling_teaches_features_their_place_by_seed() -> None:
+    def settled(steps: int) -> tuple[float, torch.Tensor]:
+        torch.manual_seed(0)
+        network = animator.Animator()
+        animator.settle(network, seed=1, steps=steps)
+        generator = torch.Generator().manual_seed(9)
+        shapes = (2, 4, 1, 16, 16), (2, 4, 16, 16), (2, 1, animator.CONTEXT)
+        noisy, reference, tokens = (torch.randn(shape, generator=generator) for shape in shapes)
+        with torch.no_grad():
+            network(noisy, torch.tensor([999, 500]), reference, tokens, torch.zeros(2, 1, 3, 128, 128), guided=True)
+        return float(network.position_error), network.animator.unet.get_parameter("conv_in.weight").detach()
+
+    (start, _), (later, weight), (again, same) = settled(0), settled(5), settled(5)
+    assert later < 0.8 * start
+    assert again == pytest.approx(later, rel=1e-4)
+    torch.testing.assert_close(same, weight)
+
+
+def test_clips_hold_each_pair_and_its_mirror_image(folder: Path) -> None:
+    pairs, vae, encoder = load_pairs(folder, side=128, held_out=False), load_tiny_autoencoder(), train_encoder.network()
+    data = train_animator.clips(pairs, vae, encoder)
+    assert len(data.latents) == 2 * len(pairs)
+    photo = pairs[0].pictures[1:].float() / 255
+    for row, picture in ((0, photo), (len(pairs), photo.flip(-1))):
+        torch.testing.assert_close(data.latents[row, 1:], vae.encode(picture) * 0.18215, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(data.tokens[row, 1], train_encoder.project(encoder, picture), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(data.poses[0].float() / 255, pairs[0].poses(), atol=0.5 / 255, rtol=0)
+
+
+def test_encoded_pairs_are_kept_until_the_encoder_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = argparse.Namespace(data=folder, checkpoint=folder / "animator.pt", encoder=folder / "encoder.safetensors")
+    calls: list[int] = []
+
+    def encoded(pairs: list[Pair], *networks: object) -> train_animator.Clips:
+        calls.append(len(pairs))
+        return train_animator.Clips(torch.rand(1, 2, 4, 4, 4), torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8), torch.rand(1, 2, 1, 64))
+
+    monkeypatch.setattr(train_animator, "clips", encoded)
+    given.encoder.write_bytes(b"one")
+    first = train_animator.prepared(given, None, None, held_out=False)
+    again = train_animator.prepared(given, None, None, held_out=False)
+    assert calls == [1, 1]  # one for each cut
+    assert len(first.latents) == 2
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    given.encoder.write_bytes(b"another")
+    other = train_animator.prepared(given, None, None, held_out=False)
+    assert not torch.equal(other.latents, first.latents)
 
 
 @pytest.fixture
