@@ -115,6 +115,10 @@ class _Run:
         self.reference = Observation(sight(self.base))
 
     def update(self, variables: Variables, ascend: Ascent) -> tuple[Variables, dict[str, float], int]:
+        if self.objective.unbalanced:
+            with torch.no_grad():
+                picture = self.sight(self.space.render(self.base, variables))
+                self.objective = self.objective.balanced(self.reference, Observation(picture))
         with torch.enable_grad():
             gradients, losses = self._gradients(variables)
         with torch.no_grad():

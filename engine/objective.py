@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from .observation import Observation
@@ -25,11 +26,15 @@ class Loss(Protocol):
 
 @dataclass(frozen=True)
 class Term:
-    """A loss with a name and a weight: positive is maximised, negative is minimised, zero leaves the loss out at no cost."""
+    """A loss with a name and a weight: positive is maximised, negative is minimised, zero leaves the loss out at no cost.
+
+    scaled: the weight is meant for a loss of 1, so that losses of any magnitude weigh alike: see Objective.balanced.
+    """
 
     name: str
     weight: float
     loss: Loss
+    scaled: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,23 @@ class Objective:
             raise ValueError("The objective is empty: give at least one loss.")
         if len(set(names)) < len(names):
             raise ValueError(f"Two losses share a name ({', '.join(sorted(names))}): give each its own.")
+
+    @property
+    def unbalanced(self) -> bool:
+        return any(term.scaled and term.weight for term in self.terms)
+
+    def balanced(self, clean: Observation, adversarial: Observation) -> Objective:
+        """The same with the weights of scaled terms divided by |loss| of this look; a loss that is zero here waits for another look.
+
+        I2VGuard chooses weights "so that terms have a similar magnitude"; dividing by the first values is the least that does.
+        """
+
+        def fixed(term: Term) -> Term:
+            size = float(term.loss(clean, adversarial).abs()) if term.scaled and term.weight else 0.0
+            return replace(term, weight=term.weight / size, scaled=False) if size > 0 else term
+
+        with torch.no_grad():
+            return Objective(tuple(fixed(term) for term in self.terms))
 
     def backward(self, clean: Observation, adversarial: Observation, *, scale: float = 1.0) -> dict[str, Tensor]:
         """Add the gradient of scale * sum(weight * loss) to the tensors that the adversarial picture came from.

@@ -1,0 +1,182 @@
+"""I2VGuard's losses on a small differentiable video model, against numpy, finite differences and the plain backward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from stillguard.engine import RGB, Objective, Observation, Sign, Term, protect
+from stillguard.engine.draws import SeededDraws
+from stillguard.engine.losses.i2vguard import ContrastiveFrames, L2Penalty, TargetLatent, TemporalAttention, VideoSetup
+from stillguard.engine.observation import Features
+from support import RandomEncoder
+from torch import Tensor
+from torch.nn import functional as F
+
+VAE = RandomEncoder(0).double()
+FRAMES = 4
+
+
+class SmallVideoModel:
+    """Tells every frame the latent and mixes them with softmax attention over frames: nonlinear and exact in double precision."""
+
+    def __init__(self) -> None:
+        self.conditioner, self.asked = RandomEncoder(1).double(), list[float]()
+        generator = torch.Generator().manual_seed(2)
+        self.q, self.k = torch.randn(2, 4, 4, generator=generator, dtype=torch.float64)
+
+    def condition(self, image: Tensor) -> Features:
+        return (self.conditioner.encode(image),)
+
+    def prior(self, image: Tensor) -> Tensor:
+        return self.still(image) * torch.linspace(0.5, 1.5, FRAMES).view(1, 1, -1, 1, 1)
+
+    def still(self, image: Tensor) -> Tensor:
+        return VAE.encode(image)[:, :, None].repeat(1, 1, FRAMES, 1, 1)
+
+    def noised(self, latents: Tensor, noise: Tensor, level: float) -> Tensor:
+        return (1 - level) * latents + level * noise
+
+    def estimate(self, noisy: Tensor, level: float, conditioning: Features) -> Features:
+        self.asked.append(level)
+        mixed = torch.tanh(noisy + conditioning[0][:, :, None])
+        tokens = mixed.mean((3, 4)).mT
+        scores = (tokens @ self.q) @ (tokens @ self.k).mT
+        maps = scores.softmax(dim=-1)
+        return torch.einsum("bfg,bcghw->bcfhw", maps, mixed) * (1 - level), maps
+
+
+@pytest.fixture
+def clean(astronaut: Tensor) -> Tensor:
+    return astronaut[..., 64:96, 64:96].double()
+
+
+@pytest.fixture
+def adversarial(clean: Tensor) -> Tensor:
+    noise = torch.rand(clean.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return (clean + (noise - 0.5) * 0.2).clamp(0, 1)
+
+
+@pytest.fixture
+def setup() -> VideoSetup:
+    return VideoSetup(SmallVideoModel(), seed=3)
+
+
+def value(loss: object, clean: Tensor, adversarial: Tensor, draw: int = 5) -> float:
+    return float(loss(Observation(clean), Observation(adversarial, draws=SeededDraws(draw))))
+
+
+def test_the_equations_by_hand(setup: VideoSetup, clean: Tensor, adversarial: Tensor) -> None:
+    model, index = setup.model, SeededDraws(5).integer("video", len(setup.levels))
+    level, prior = setup.levels[index], model.prior(clean)
+    noisy = setup.start(Observation(clean), index)
+    (x_src, a_src), (x_adv, a_adv) = (model.estimate(noisy, level, model.condition(image)) for image in (clean, adversarial))
+
+    def mse(a: Tensor, b: Tensor) -> float:
+        return float(np.mean((a.numpy() - b.numpy()) ** 2))
+
+    dark = torch.zeros(1, 3, 7, 9, dtype=torch.float64)  # of any size
+    black = model.still(torch.zeros_like(clean))
+    expected = mse(x_adv, black) + max(0.0, 2 * mse(x_src, prior) - mse(x_adv, prior))
+    assert value(ContrastiveFrames(setup, dark), clean, adversarial) == pytest.approx(expected, rel=1e-5)
+    assert value(TemporalAttention(setup), clean, adversarial) == pytest.approx(mse(a_adv, a_src), rel=1e-5)
+    assert value(TargetLatent(VAE, dark), clean, adversarial) == pytest.approx(
+        mse(VAE.encode(adversarial), VAE.encode(torch.zeros_like(clean))), rel=1e-5
+    )
+    assert value(L2Penalty(), clean, adversarial) == pytest.approx(mse(adversarial, clean), rel=1e-5)
+
+
+def test_the_hinge_opens_and_closes(setup: VideoSetup, clean: Tensor, adversarial: Tensor) -> None:
+    black = torch.zeros_like(clean)
+    without = value(ContrastiveFrames(setup, black, reach=0.0), clean, adversarial)
+    assert value(ContrastiveFrames(setup, black, reach=100.0), clean, adversarial) > without + 1
+    # Further away by one unit, closer to the hinge by as much.
+    low, high = (value(ContrastiveFrames(setup, black, reach=r), clean, adversarial) for r in (50.0, 51.0))
+    assert high > low
+
+
+def losses(setup: VideoSetup, clean: Tensor) -> dict[str, object]:
+    black = torch.zeros_like(clean)
+    return {
+        "target": TargetLatent(VAE, black),
+        "contrast": ContrastiveFrames(setup, black),
+        "attention": TemporalAttention(setup),
+        "penalty": L2Penalty(),
+    }
+
+
+@pytest.mark.parametrize("name", ["target", "contrast", "attention", "penalty"])
+def test_gradients_are_finite_differences(setup: VideoSetup, clean: Tensor, adversarial: Tensor, name: str) -> None:
+    loss = losses(setup, clean)[name]
+    leaf = adversarial.clone().requires_grad_()
+    Objective((Term(name, 1.0, loss),)).backward(Observation(clean), Observation(leaf, draws=SeededDraws(5)))
+    direction = torch.randn(clean.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    step = 1e-3  # losses are fp32
+    up, down = (value(loss, clean, adversarial + sign * step * direction) for sign in (1, -1))
+    assert float((leaf.grad * direction).sum()) == pytest.approx((up - down) / (2 * step), rel=3e-3)
+
+
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_staged_backward_is_the_plain_one(setup: VideoSetup, clean: Tensor, adversarial: Tensor, low_memory: bool) -> None:
+    terms = tuple(Term(name, weight, loss) for weight, (name, loss) in zip((-1, -2, 3, -4), losses(setup, clean).items(), strict=True))
+    staged, plain = adversarial.clone().requires_grad_(), adversarial.clone().requires_grad_()
+    Objective(terms).backward(Observation(clean), Observation(staged, draws=SeededDraws(5), low_memory=low_memory))
+    model, index = setup.model, SeededDraws(5).integer("video", len(setup.levels))
+    noisy, level, prior = setup.start(Observation(clean), index), setup.levels[index], model.prior(clean)
+    with torch.no_grad():
+        x_src, a_src = model.estimate(noisy, level, model.condition(clean))
+        black, still = VAE.encode(torch.zeros_like(clean)), model.still(torch.zeros_like(clean))
+    x_adv, a_adv = model.estimate(noisy, level, model.condition(plain))
+    contrast = F.mse_loss(x_adv, still) + (2 * F.mse_loss(x_src, prior) - F.mse_loss(x_adv, prior)).clamp_min(0)
+    total = -F.mse_loss(VAE.encode(plain), black) - 2 * contrast + 3 * F.mse_loss(a_adv, a_src) - 4 * F.mse_loss(plain, clean)
+    total.backward()
+    torch.testing.assert_close(staged.grad, plain.grad, atol=1e-6 * float(plain.grad.abs().max()), rtol=1e-5)
+
+
+def test_terms_share_one_estimate_and_the_clean_one_is_kept(setup: VideoSetup, clean: Tensor, adversarial: Tensor) -> None:
+    objective = Objective((Term("a", 1.0, TemporalAttention(setup)), Term("c", -1.0, ContrastiveFrames(setup, clean * 0))))
+    reference = Observation(clean)
+    for draw in range(40):
+        objective.backward(reference, Observation(adversarial.clone().requires_grad_(), draws=SeededDraws(draw)))
+    # One for each step, and one of the clean picture for each level.
+    assert len(setup.model.asked) == 40 + len(setup.levels)
+    assert set(setup.model.asked) == set(setup.levels)
+
+
+@dataclass
+class Value:
+    """A loss that is the mean of the picture times `factor`."""
+
+    factor: float
+    surrogates: tuple[object, ...] = ()
+
+    def __call__(self, clean: Observation, adversarial: Observation) -> Tensor:
+        return adversarial.image.mean() * self.factor
+
+
+def test_scaled_terms_weigh_alike_from_the_first_step_on(clean: Tensor) -> None:
+    """Two opposed losses, one a million times the other: scaled, the larger weight wins, whatever the losses' magnitudes."""
+    for large, small in ((1.0, 2.0), (2.0, 1.0)):
+        terms = (Term("large", large, Value(1e6), scaled=True), Term("small", -small, Value(1.0), scaled=True))
+        *_, last = protect(clean.float(), Objective(terms), update=Sign(1.0), space=RGB(4.0, start_from="clean"), steps=1)
+        assert bool((last.image - clean).mean() > 0) is (large > small)
+        assert last.losses["large"] == pytest.approx(1e6 * last.losses["small"], rel=1e-4)  # reported as they are
+
+
+def test_a_scaled_loss_that_begins_at_zero_is_scaled_when_it_is_not(clean: Tensor) -> None:
+    seen: list[float] = []
+
+    class Late(Value):
+        def __call__(self, clean: Observation, adversarial: Observation) -> Tensor:
+            distance = (adversarial.image - clean.image).square().mean()
+            seen.append(float(distance.detach()))
+            return distance * 1e-6
+
+    terms = (Term("late", 1.0, Late(1.0), scaled=True), Term("up", 1e-3, Value(1.0)))
+    *_, last = protect(clean.float(), Objective(terms), update=Sign(1.0), space=RGB(8.0, start_from="clean"), steps=4)
+    assert seen[0] == 0
+    # Looked at twice in each of two steps (to be scaled, and for its gradient), then once.
+    assert len(seen) == 6
+    assert last.losses["late"] == pytest.approx(seen[-1] * 1e-6)
