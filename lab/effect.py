@@ -26,7 +26,7 @@ from .train_measure import embed, load_measure
 
 STEPS, GUIDANCE = 15, 1.5
 Animate = Callable[[Tensor, Tensor], Tensor]
-"""Photo [1,3,S,S] and poses [2,3,S,S], its own and another -> the frame in the other, [1,3,S,S]."""
+"""Photo [1,3,S,S] and a pose picture [1,3,S,S] -> the frame in that pose, [1,3,S,S]."""
 
 
 def jpeg(picture: Tensor, quality: int = 75) -> Tensor:
@@ -68,13 +68,12 @@ class Laboratory:
         for name in NETWORKS:
             self.animators[name] = self._victim(LabVictim(name, victims))
 
-    def _surrogate(self, photo: Tensor, poses: Tensor) -> Tensor:
-        return self.lab.animation(photo, poses, steps=STEPS, guidance=GUIDANCE)[1:]
+    def _surrogate(self, photo: Tensor, pose: Tensor) -> Tensor:
+        return self.lab.animation(photo, pose, steps=STEPS, guidance=GUIDANCE)
 
     @staticmethod
     def _victim(victim: LabVictim) -> Animate:
-        # Frame by frame: the photo's own pose would be drawn for nothing.
-        return lambda photo, poses: victim.animation(photo, poses[1:], steps=STEPS)
+        return lambda photo, pose: victim.animation(photo, pose, steps=STEPS)
 
     @torch.no_grad()
     def likeness(self, frames: Tensor, photo: Tensor) -> float:
@@ -106,7 +105,7 @@ class Person:
 
     def _animated(self, animator: str, counter: str, photo: Tensor) -> Tensor:
         seen = COUNTERMEASURES[counter](photo) if counter else photo
-        return self.laboratory.animators[animator](seen, self.poses)
+        return self.laboratory.animators[animator](seen, self.poses[1:])
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from .autoencoder import CHANNELS
+from .flow import Flow
 
 _POSE_CHANNELS = 16
 
 
-class VictimUNet(nn.Module):
-    """Predicts the velocity of a rectified flow (Liu et al. 2023) for one frame."""
+class VictimUNet(Flow):
+    """For one frame."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,9 +34,9 @@ class VictimUNet(nn.Module):
             layers_per_block=1,
             attention_head_dim=32,
         )
+        nn.init.zeros_(self.unet.conv_out.weight)
 
-    def forward(self, noisy: Tensor, time: Tensor, photo: Tensor, pose: Tensor) -> Tensor:
-        """noisy, photo: [B,8,h,w]; time [B] in [0,1], 1 is noise; pose [B,3,8h,8w] in [0,1] -> velocity like noisy."""
+    def predict(self, noisy: Tensor, time: Tensor, photo: Tensor, pose: Tensor) -> Tensor:
         seen = torch.cat([noisy, photo, self.guider(pose)], dim=1)
-        velocity: Tensor = self.unet(seen, 1000 * time, return_dict=False)[0]
-        return velocity
+        predicted: Tensor = self.unet(seen, 1000 * time, return_dict=False)[0]
+        return predicted

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .autoencoder import CHANNELS
+from .flow import Flow
 
 _PATCH, _POSE_PATCH, _SIDE = 2, 16, 8
 _WIDTH, _DEPTH, _HEADS = 192, 4, 6
@@ -38,8 +39,8 @@ class _Block(nn.Module):
         return changed
 
 
-class VictimTransformer(nn.Module):
-    """Predicts the velocity of a rectified flow (Liu et al. 2023) for one frame of 128 pixels."""
+class VictimTransformer(Flow):
+    """For one frame of 128 pixels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,13 +56,11 @@ class VictimTransformer(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, noisy: Tensor, time: Tensor, photo: Tensor, pose: Tensor) -> Tensor:
-        """noisy, photo: [B,8,16,16]; time [B] in [0,1], 1 is noise; pose [B,3,128,128] in [0,1] -> velocity like noisy."""
+    def predict(self, noisy: Tensor, time: Tensor, photo: Tensor, pose: Tensor) -> Tensor:
         frame = (self.patches(noisy) + self.pose_patches(pose)).flatten(2).mT
         tokens = torch.cat([frame, self.photo_patches(photo).flatten(2).mT], dim=1) + self.positions.repeat(2, 1)
         modulation = self.modulation(self.time(embed_time(time, _WIDTH))).unflatten(1, (6, _WIDTH))
         for block in self.blocks:
             tokens = block(tokens, modulation)
         patches = self.head(self.norm(tokens[:, : frame.shape[1]])).mT.unflatten(2, (_SIDE, _SIDE))
-        velocity: Tensor = F.pixel_shuffle(patches, _PATCH)
-        return velocity
+        return F.pixel_shuffle(patches, _PATCH)
