@@ -164,5 +164,7 @@ def _send_back(cut: _Cut) -> None:
     if outputs is None:
         with torch.enable_grad():
             outputs = cut.compute()
-    due = [(output, leaf.grad) for output, leaf in zip(outputs, cut.leaves, strict=True) if leaf.grad is not None]
-    torch.autograd.backward([output for output, _ in due], [gradient for _, gradient in due])
+    # A feature may have parts that do not depend on the picture, such as a prompt beside what a model is told of it.
+    due = [(output, leaf.grad) for output, leaf in zip(outputs, cut.leaves, strict=True) if leaf.grad is not None and output.requires_grad]
+    if due:
+        torch.autograd.backward([output for output, _ in due], [gradient for _, gradient in due])

@@ -9,9 +9,12 @@ from .baselines import RandomNoise
 from .dormant import Dormant
 from .eot import EoTNode
 from .evaluate import PerturbationVisibility
+from .i2v import I2VSurrogate
+from .i2vguard import I2VGuard
 from .image_encoders import LoadImageEncoder
 from .lab_victim import AnimateLabVictim
 from .losses_dormant import CLIPSemanticLoss, FrameIncoherenceLoss, LPIPSPenalty, ReferenceNetFeatureLoss, VAELatentLoss
+from .losses_i2vguard import ContrastiveFramesLoss, L2Penalty, TargetLatentLoss, TemporalAttentionLoss
 from .protect import CombineLosses, Protect
 from .save import SaveProtectedImage
 
@@ -22,15 +25,21 @@ class StillguardExtension(ComfyExtension):
             LoadReferenceNet,
             LoadPoseAnimator,
             LoadImageEncoder,
+            I2VSurrogate,
             VAELatentLoss,
             CLIPSemanticLoss,
             ReferenceNetFeatureLoss,
             FrameIncoherenceLoss,
             LPIPSPenalty,
+            TargetLatentLoss,
+            ContrastiveFramesLoss,
+            TemporalAttentionLoss,
+            L2Penalty,
             CombineLosses,
             EoTNode,
             Protect,
             Dormant,
+            I2VGuard,
             AnimatePose,
             AnimateLabVictim,
             RandomNoise,

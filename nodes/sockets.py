@@ -14,6 +14,7 @@ LossSocket = io.Custom("STILLGUARD_LOSS")
 EoTSocket = io.Custom("STILLGUARD_EOT")
 ReferenceNetSocket = io.Custom("STILLGUARD_REFERENCE_NET")
 PoseAnimatorSocket = io.Custom("STILLGUARD_POSE_ANIMATOR")
+I2VSurrogateSocket = io.Custom("STILLGUARD_I2V_SURROGATE")
 
 
 class LossSpec(Protocol):
@@ -21,6 +22,7 @@ class LossSpec(Protocol):
 
     `weight` is signed: positive is maximised. A STILLGUARD_LOSS is a tuple of these.
     `drives`: False for a penalty, which can only hold a picture back.
+    `scaled`: see engine.objective.Term; left out by losses that never are.
     `one_photo`: made from one photo, as with a pose picture, so that a batch of photos cannot share it.
     """
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +72,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, vgg_file: Path) -> Iterator
     shutil.copy(vgg_file, weights)
     animator_files.publish(weights)
     animator_files.stable_diffusion(base / "models" / "checkpoints")
+    # In a process of its own, since it needs ComfyUI's modules and only some tests do.
+    subprocess.run([sys.executable, "-m", "bench.video_files", str(base / "models")], check=True, cwd=ROOT / "tests")
     # One thread: with more, small networks spend their time waiting for each other on a busy machine.
     with ComfyServer(base, packs=[ROOT / "tests" / "testkit"], threads=1) as running:
         yield running

@@ -36,19 +36,40 @@ QUICK: dict[str, dict[str, object]] = {
     "StillguardDormant": {"steps": 2, "working_size": 64},
     "StillguardAnimatePose": {"steps": 2, "working_size": 64},
     "StillguardAnimateLabVictim": {"steps": 2},
+    "StillguardI2VSurrogate": {"length": 5, "prior_steps": 2},
+    "StillguardI2VGuard": {"steps": 2, "working_size": 64},
+    "SVD_img2vid_Conditioning": {"width": 64, "height": 64, "video_frames": 3},
+    "WanImageToVideo": {"width": 64, "height": 64, "length": 5},
+    "KSampler": {"steps": 2},
     # Files that are gigabytes or that no small network can have.
     "VAELoader": {"vae_name": "stillguard_lab_vae.safetensors"},
+    "ImageOnlyCheckpointLoader": {"ckpt_name": "tiny_svd.safetensors"},
+    "UNETLoader": {"unet_name": "tiny_wan_i2v.safetensors"},
 }
-# Core's loader accepts no image encoder smaller than ViT-L.
-STAND_INS = {"CLIPVisionLoader": "TestkitTinyCLIPVision"}
+# Where the model is Wan's.
+QUICK_WAN: dict[str, dict[str, object]] = {
+    "VAELoader": {"vae_name": "tiny_wan_vae.safetensors"},
+    "TestkitTinyCLIPVision": {"hidden": 1280},
+}
+# Core's loaders accept no encoder of this size: image encoders from ViT-L on, and published text encoders.
+STAND_INS = {"CLIPVisionLoader": "TestkitTinyCLIPVision", "CLIPTextEncode": "TestkitTinyConditioning"}
 
 
 def make_quick(prompt: Graph) -> Graph:
     """The same prompt with few steps, small pictures and small models."""
+    kinds = {str(entry["class_type"]) for entry in prompt.values()}
     for entry in prompt.values():
         inputs = entry["inputs"]
         if entry["class_type"] in STAND_INS:
             entry["class_type"] = STAND_INS[str(entry["class_type"])]
             inputs.clear()
         inputs.update(QUICK.get(str(entry["class_type"]), {}))
+        if "UNETLoader" in kinds:
+            inputs.update(QUICK_WAN.get(str(entry["class_type"]), {}))
+    for key, entry in list(prompt.items()):
+        if entry["class_type"] == "ImageOnlyCheckpointLoader":
+            # Its file holds no image encoder.
+            prompt["encoder of SVD"] = node("TestkitTinyCLIPVision", hidden=64, projection=1024)
+            for other in prompt.values():
+                other["inputs"].update({name: ["encoder of SVD", 0] for name, link in other["inputs"].items() if link == [key, 1]})
     return prompt

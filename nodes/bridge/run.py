@@ -132,7 +132,8 @@ def _objective(losses: Losses, surrogates: Surrogates) -> Objective:
     # A loss without weight is not even built, so that its models take no memory.
     for spec in (spec for spec in losses if spec.weight):
         again = sum(term.name.split(" #")[0] == spec.name for term in terms)
-        terms.append(Term(f"{spec.name} #{again + 1}" if again else spec.name, spec.weight, spec.build(surrogates)))
+        name = f"{spec.name} #{again + 1}" if again else spec.name
+        terms.append(Term(name, spec.weight, spec.build(surrogates), scaled=getattr(spec, "scaled", False)))
     return Objective(tuple(terms))
 
 

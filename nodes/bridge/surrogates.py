@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import comfy.clip_vision
 import comfy.model_management
 import comfy.sd
+import torch
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
+from ...engine.losses.i2vguard import VideoSetup
 from ...engine.residency import one_at_a_time
 from ...engine.surrogates.perceptual import PerceptualNetwork, load_perceptual_network
 from ...engine.surrogates.pose_animator import PoseAnimator
@@ -23,13 +25,20 @@ from ...engine.surrogates.reference_net import ReferenceNet
 from ...engine.surrogates.tiling import Tiled
 from .animators import LoadedPoseAnimator, LoadedReferenceNet
 from .autograd import make_ordinary
+from .video.model import Conditioner, DifferentiableVideoModel
+from .video.stand_ins import StandInCLIPVision, StandInVAE
 from .views import DifferentiableCLIPVision, DifferentiableVAE, Preparation
+
+if TYPE_CHECKING:
+    from ..i2v_specs import I2VSurrogateSpec
 
 # Outputs of its thirteen convolutions and rectifiers at the sizes where they lie, in fp32.
 _VGG16_BYTES_PER_PIXEL = 2400
 
 
 class _Unet(Protocol):
+    """A view of a denoiser: these take turns, and recompute where they can."""
+
     unet: nn.Module
 
 
@@ -90,6 +99,20 @@ class Surrogates:
     def _animator_memory(self, loaded: LoadedPoseAnimator, height: int, width: int) -> float:
         return loaded.memory_required(height, width, frames=self._frames, graph=True)
 
+    def video_setup(self, spec: I2VSurrogateSpec) -> VideoSetup:
+        """One for each surrogate, so that losses share what the model is asked."""
+
+        def make() -> _Resident:
+            clip = None if spec.clip_vision is None else StandInCLIPVision(self.clip_vision(spec.clip_vision))
+            conditioner = Conditioner(spec.family, StandInVAE(self.vae(spec.vae)), clip, spec.positive, spec.negative, spec.size)
+            view = DifferentiableVideoModel(
+                spec.model, spec.family, conditioner, blocks=spec.blocks, sampling=spec.sampling, video=spec.video
+            )
+            return _Resident(view, view.patcher, view.memory_required)
+
+        view = cast(DifferentiableVideoModel, self._once(id(spec), make))
+        return cast(VideoSetup, self._derived.setdefault((id(spec), "setup"), VideoSetup(view)))
+
     def _once(self, key: object, make: Callable[[], _Resident]) -> object:
         if key not in self._residents:
             self._residents[key] = make()
@@ -105,18 +128,21 @@ class Surrogates:
     def resident(self, *, height: int, width: int, low_memory: bool) -> Iterator[None]:
         """While it lasts, all are on the device with room for the largest: loading one later could evict another that autograd needs.
 
-        With low_memory the UNets take turns on it instead, and an animator recomputes its activations in the backward pass.
+        With low_memory the denoisers take turns on it instead, and recompute their activations in the backward pass; beside a video
+        model, whose conditioning needs them together, the encoders take a turn too.
         """
         residents = list(self._residents.values())
-        unets = [r for r in residents if isinstance(r.view, (ReferenceNet, PoseAnimator))]
+        videos = [resident.view for resident in residents if isinstance(resident.view, DifferentiableVideoModel)]
+        encoders = [r for r in residents if videos and isinstance(r.view, (DifferentiableVAE, DifferentiableCLIPVision))]
+        unets = [r for r in residents if isinstance(r.view, (ReferenceNet, PoseAnimator, DifferentiableVideoModel))]
         turns, room = low_memory and takes_turns(), self._room(height, width, low_memory=low_memory)
         if turns:
             # Whatever an earlier run left there: the UNets' weights have to start in the host's memory.
             comfy.model_management.unload_all_models()
-            for resident in unets:
+            for resident in (*unets, *encoders):
                 resident.patcher.model.to("cpu")
             room += 2 * max((resident.patcher.model_size() for resident in unets), default=0)
-        patchers = [resident.patcher for resident in residents if not (turns and resident in unets)]
+        patchers = [resident.patcher for resident in residents if not (turns and resident in (*unets, *encoders))]
         comfy.model_management.load_models_gpu(patchers, memory_required=room, force_full_load=True)
         for resident in residents:
             make_ordinary(resident.patcher.model)
@@ -124,12 +150,20 @@ class Surrogates:
         with contextlib.ExitStack() as stack:
             for animator in animators:
                 stack.enter_context(_checkpointing(animator, low_memory))
+            for video in videos:
+                stack.enter_context(_checkpointing(video, low_memory))
+            if videos:
+                # Core's video models change tensors in place that the backward pass needs.
+                stack.enter_context(torch.autograd.graph.allow_mutation_on_saved_tensors())
             if turns:
                 device = comfy.model_management.get_torch_device()
                 for animator in animators:
                     stack.callback(animator.guider.to, "cpu")
                     animator.guider.to(device)
-                stack.enter_context(one_at_a_time([cast(_Unet, resident.view).unet for resident in unets], device))
+                networks = [cast(_Unet, resident.view).unet for resident in unets]
+                if encoders:
+                    networks.append(stack.enter_context(_together(encoders)))
+                stack.enter_context(one_at_a_time(networks, device))
             yield
 
     def _room(self, height: int, width: int, *, low_memory: bool) -> float:
@@ -148,10 +182,35 @@ def takes_turns() -> bool:
     return bool(comfy.model_management.get_torch_device().type != "cpu")
 
 
+class _Together(nn.Module):
+    """Networks that take one turn: whichever of them runs, it runs in here."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, run: Callable[[], object]) -> object:
+        return run()
+
+
 @contextlib.contextmanager
-def _checkpointing(animator: PoseAnimator, wanted: bool) -> Iterator[None]:
-    before, animator.checkpointing = animator.checkpointing, wanted
+def _together(encoders: Sequence[_Resident]) -> Iterator[nn.Module]:
+    together = _Together([encoder.patcher.model for encoder in encoders])
+    turns = [cast(DifferentiableVAE | DifferentiableCLIPVision, encoder.view).turn for encoder in encoders]
+    before = [turn.run for turn in turns]
+    try:
+        for turn in turns:
+            turn.run = together
+        yield together
+    finally:
+        for turn, run in zip(turns, before, strict=True):
+            turn.run = run
+
+
+@contextlib.contextmanager
+def _checkpointing(denoiser: PoseAnimator | DifferentiableVideoModel, wanted: bool) -> Iterator[None]:
+    before, denoiser.checkpointing = denoiser.checkpointing, wanted
     try:
         yield
     finally:
-        animator.checkpointing = before
+        denoiser.checkpointing = before

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import comfy.clip_vision
 import comfy.sd
@@ -19,43 +21,60 @@ from ...engine.surrogates.image_encoder import nearest_signed
 from .autograd import independent_copy
 
 
+@dataclass
+class Turn:
+    """How a network is run: at once, or where it takes turns on the device with others, when they have left it."""
+
+    run: Callable[[Callable[[], Any]], Any] = lambda run: run()
+
+
 class DifferentiableVAE:
     """A VAE socket's encoder with gradients: what VAE.encode computes, without its tiling fallback and batching."""
 
     def __init__(self, vae: comfy.sd.VAE) -> None:
         vae.throw_exception_if_invalid()
         _refuse_missing_encoder(vae)
-        self._vae = vae
+        self.socket = vae
         self.patcher = independent_copy(vae.patcher)
+        self.turn = Turn()
 
     @property
     def multiple(self) -> int:
         """Both sides of the picture must be multiples of it."""
-        return int(self._vae.spacial_compression_encode())
+        return int(self.socket.spacial_compression_encode())
 
     def memory_required(self, height: int, width: int) -> float:
         """Core's estimate of the bytes that encoding one picture takes."""
-        shape = (1, 3, 1, height, width) if self._vae.latent_dim == 3 else (1, 3, height, width)
-        return float(self._vae.memory_used_encode(shape, self._vae.vae_dtype))
+        shape = (1, 3, 1, height, width) if self.socket.latent_dim == 3 else (1, 3, height, width)
+        return float(self.socket.memory_used_encode(shape, self.socket.vae_dtype))
 
-    def _encode(self, image: Tensor) -> Tensor:
-        pixels = self._vae.vae_encode_crop_pixels(image.movedim(1, -1)).movedim(-1, 1)
-        pixels = pixels.unsqueeze(2) if self._vae.latent_dim == 3 else pixels
-        pixels = self._vae.process_input(pixels).to(self._vae.vae_dtype)
+    def _encode(self, image: Tensor, *, frames: bool = False) -> Tensor:
+        pixels = self.socket.vae_encode_crop_pixels(image.movedim(1, -1)).movedim(-1, 1)
+        if self.socket.latent_dim == 3:
+            pixels = pixels.movedim(1, 0)[None] if frames and not self.socket.not_video else pixels.unsqueeze(2)
+        pixels = self.socket.process_input(pixels).to(self.socket.vae_dtype)
         model = self.patcher.model
         if getattr(model, "comfy_has_chunked_io", False):
-            latent = model.encode(pixels, device=self._vae.device)
+            latent = self.turn.run(lambda: model.encode(pixels, device=self.socket.device))
         else:
-            latent = model.encode(pixels.to(self._vae.device))
+            latent = self.turn.run(lambda: model.encode(pixels.to(self.socket.device)))
         latent = latent.to(device=image.device, dtype=torch.float32)
-        formatted: Tensor = latent if self._vae.format_encoded is None else self._vae.format_encoded(latent)
+        formatted: Tensor = latent if self.socket.format_encoded is None else self.socket.format_encoded(latent)
         return formatted
 
     def encode(self, image: Tensor) -> Tensor:
         """[B,3,H,W] in [0,1] -> latent as core's VAE Encode returns it, fp32."""
-        if self._vae.vae_dtype != torch.float16:
+        if self.socket.vae_dtype != torch.float16:
             return self._encode(image)
         (latent,) = with_scaled_gradient(lambda image: (self._encode(image),), image)
+        return latent
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """What VAE.encode answers to IMAGE [N,H,W,C]: N latents, or [1,C,F,h,w] of one video where the VAE is one of videos."""
+        frames = pixels.movedim(-1, 1)
+        if self.socket.vae_dtype != torch.float16:
+            return self._encode(frames, frames=True)
+        (latent,) = with_scaled_gradient(lambda frames: (self._encode(frames, frames=True),), frames)
         return latent
 
 
@@ -103,6 +122,7 @@ class DifferentiableCLIPVision:
             raise ValueError("SigLIP 2 image encoders cannot be differentiated here: load a CLIP image encoder.")
         self.patcher = independent_copy(clip_vision.patcher)
         _keep_norm_inputs(self.patcher.model)
+        self.turn = Turn()
         self._size, self._preparation = clip_vision.image_size, preparation
         self._device = clip_vision.load_device
         self._mean, self._std = clip_vision.image_mean, clip_vision.image_std
@@ -115,9 +135,16 @@ class DifferentiableCLIPVision:
 
     def embed(self, image: Tensor) -> Tensor:
         """[B,3,H,W] in [0,1] -> [B,D], fp32, equal to core's CLIP Vision Encode with crop "center" or "none"."""
-        output = self.patcher.model(pixel_values=self._preprocess(image.to(self._device)).float(), intermediate_output=-2)
-        embedding: Tensor = output[2].float().to(image.device)
+        embedding: Tensor = self.outputs(image)[2].float().to(image.device)
         return embedding
+
+    def outputs(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """[B,3,H,W] -> last and last but one hidden states [B,T,W], projected embedding [B,D], and what else core's network gives."""
+        pixels = self._preprocess(image.to(self._device)).float()
+        output: tuple[Tensor, Tensor, Tensor, Tensor | None] = self.turn.run(
+            lambda: self.patcher.model(pixel_values=pixels, intermediate_output=-2)
+        )
+        return output
 
     def _preprocess(self, image: Tensor) -> Tensor:
         """Core's clip_preprocess, with the rounding to 8 bits passed straight through by the gradient."""

@@ -15,6 +15,7 @@ from .paths import ROOT
 from .server import ComfyServer
 from .workflow_node import Node
 from .workflows_dormant import ATTACK_DORMANT, PROTECT_DORMANT
+from .workflows_i2vguard import ATTACK_I2VGUARD_SVD, ATTACK_I2VGUARD_WAN
 from .workflows_lab import ATTACK_LAB
 
 _BUILD = """async nodes => {
@@ -143,6 +144,8 @@ WORKFLOWS = {
     "protect_dormant": PROTECT_DORMANT,
     "attack_dormant": ATTACK_DORMANT,
     "attack_lab": ATTACK_LAB,
+    "attack_i2vguard_svd": ATTACK_I2VGUARD_SVD,
+    "attack_i2vguard_wan": ATTACK_I2VGUARD_WAN,
 }
 
 

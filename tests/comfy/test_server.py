@@ -35,6 +35,12 @@ NODES = {
     "StillguardAnimatePose",
     "StillguardAnimateLabVictim",
     "StillguardRandomNoise",
+    "StillguardI2VSurrogate",
+    "StillguardTargetLatentLoss",
+    "StillguardContrastiveFramesLoss",
+    "StillguardTemporalAttentionLoss",
+    "StillguardL2Penalty",
+    "StillguardI2VGuard",
 }
 ROOT = Path(__file__).parents[2]
 Build = Callable[..., Graph]

@@ -25,9 +25,10 @@ TINY_CLIP = {
 }
 
 
-def tiny_clip_vision() -> comfy.clip_vision.ClipVisionModel:
+def tiny_clip_vision(hidden: int = 64, projection: int = 32) -> comfy.clip_vision.ClipVisionModel:
     """Core's own class with random weights of preserved variance."""
-    model = comfy.clip_vision.ClipVisionModel(TINY_CLIP)
+    sides = {"hidden_size": hidden, "projection_dim": projection, "num_attention_heads": hidden // 16}
+    model = comfy.clip_vision.ClipVisionModel({**TINY_CLIP, **sides})
     generator = torch.Generator().manual_seed(0)
     state = {}
     for key, value in model.get_sd().items():
@@ -44,11 +45,24 @@ def tiny_clip_vision() -> comfy.clip_vision.ClipVisionModel:
 class TinyCLIPVision(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(node_id="TestkitTinyCLIPVision", category="testkit", inputs=[], outputs=[io.ClipVision.Output()])
+        widths = [io.Int.Input("hidden", default=64, optional=True), io.Int.Input("projection", default=32, optional=True)]
+        return io.Schema(node_id="TestkitTinyCLIPVision", category="testkit", inputs=widths, outputs=[io.ClipVision.Output()])
+
+    @classmethod
+    def execute(cls, hidden: int = 64, projection: int = 32) -> io.NodeOutput:
+        return io.NodeOutput(tiny_clip_vision(hidden, projection))
+
+
+class TinyConditioning(io.ComfyNode):
+    """In place of a prompt's: no text encoder that core loads is as narrow as the tests' models."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="TestkitTinyConditioning", category="testkit", inputs=[], outputs=[io.Conditioning.Output()])
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        return io.NodeOutput(tiny_clip_vision())
+        return io.NodeOutput([[torch.randn(1, 7, 16, generator=torch.Generator().manual_seed(0)), {}]])
 
 
 class SpoilPixels(io.ComfyNode):
@@ -110,7 +124,7 @@ class Inspect(io.ComfyNode):
 
 class Testkit(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TinyCLIPVision, SpoilPixels, ExhaustingVAE, Inspect]
+        return [TinyCLIPVision, TinyConditioning, SpoilPixels, ExhaustingVAE, Inspect]
 
 
 async def comfy_entrypoint() -> Testkit:

@@ -1,0 +1,1 @@
+"""Core's image-to-video models as surrogates."""

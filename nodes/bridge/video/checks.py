@@ -1,0 +1,97 @@
+"""Which family a MODEL is of, and what does not fit together, in one sentence each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from .families import FAMILIES, Family
+
+if TYPE_CHECKING:
+    import comfy.sd
+    from comfy.model_patcher import ModelPatcher
+
+    from .model import VideoSize
+
+AUTO = "auto"
+
+
+def names() -> list[str]:
+    return [AUTO, *(family.name for family in FAMILIES)]
+
+
+def family_of(model: ModelPatcher, wanted: str = AUTO) -> Family:
+    """Raises ValueError where the model is not of the wanted family, of none, or makes videos from text alone."""
+    kinds = [kind.__name__ for kind in type(model.model).__mro__]
+    # The nearest class decides: many models of core derive from one another.
+    found = [family for kind in kinds for family in FAMILIES if kind in family.models and kinds.index(kind) == 0]
+    if not found:
+        known = ", ".join(dict.fromkeys(family.name.split(" (")[0] for family in FAMILIES))
+        raise ValueError(f"The model is {_title(kinds[0])}, of which no picture's video is known here: connect a model of {known}.")
+    chosen = [family for family in found if wanted in (AUTO, family.name)]
+    if not chosen:
+        raise ValueError(f"The model is {_title(kinds[0])} and cannot be prepared as {wanted}: choose {AUTO}, or {found[0].name}.")
+    if _from_text_alone(model.model):
+        raise ValueError("The model makes videos from text alone: load its image-to-video version.")
+    return chosen[0]
+
+
+def _title(name: str) -> str:
+    return "an unknown one" if name == "BaseModel" else name
+
+
+def _from_text_alone(base: Any) -> bool:
+    """Models that would get the picture as further channels, and have none."""
+    network = base.diffusion_model
+    if type(base).__name__ == "CogVideoX":
+        return int(network.in_channels) == int(base.latent_format.latent_channels)
+    if type(base).__name__ == "WAN21":
+        return not base.image_to_video
+    return False
+
+
+def check_weights(network: nn.Module) -> None:
+    """Raises ValueError for weights that no gradient can be trusted to come through."""
+    for parameter in network.parameters():
+        plain = type(parameter.data) is torch.Tensor and type(parameter) in (nn.Parameter, torch.Tensor)
+        if not plain or parameter.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            kind = str(parameter.dtype).removeprefix("torch.") if plain else type(parameter.data).__name__
+            raise ValueError(
+                f"The model's weights are quantised ({kind}), and rounding to so few values spoils gradients: load it in fp16 or bf16."
+            )
+
+
+def check_sockets(model: ModelPatcher, family: Family, vae: comfy.sd.VAE, *, clip: bool, text: bool) -> None:
+    """Raises ValueError for a VAE of another family, and for what the family needs and is not connected."""
+    wanted = int(model.model.latent_format.latent_channels)
+    if vae.latent_channels != wanted or (vae.latent_dim == 3) != (model.model.latent_format.latent_dimensions == 3):
+        raise ValueError(
+            f"The VAE makes latents of {vae.latent_channels} channels and {family.name} reads {wanted}"
+            f"{' of a video' if model.model.latent_format.latent_dimensions == 3 else ''}: load the VAE that belongs to the model."
+        )
+    reads_clip = family.clip == "needed" or (
+        family.clip == "optional" and getattr(model.model.diffusion_model, "img_emb", None) is not None
+    )
+    if reads_clip and not clip:
+        raise ValueError(f"{family.name} looks at the picture through an image encoder too: connect clip_vision.")
+    if family.text and not text:
+        raise ValueError(f"{family.name} reads a prompt: connect positive, from CLIP Text Encode (its text may be empty).")
+
+
+def check_size(family: Family, size: VideoSize) -> None:
+    """Raises ValueError for a length or sides that the family cannot have."""
+    if size.length < 2:
+        raise ValueError(
+            f"A video of {size.length} frame has no motion to disturb: choose a length of {1 + max(family.stride, 1)} or more."
+        )
+    if (size.length - 1) % family.stride:
+        below = size.length - 1 - (size.length - 1) % family.stride
+        lengths = f"{max(below, family.stride) + 1} or {below + family.stride + 1}"
+        raise ValueError(
+            f"{family.name} makes videos of 1 frame and a multiple of {family.stride}, and not of {size.length}: choose {lengths}."
+        )
+    for side in (size.width, size.height):
+        if side % family.multiple:
+            raise ValueError(f"{family.name} needs sides that are multiples of {family.multiple}, and {side} is not: choose another, or 0.")

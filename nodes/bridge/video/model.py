@@ -1,0 +1,266 @@
+"""A MODEL socket with its conditioning, as I2VGuard's losses ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.sampler_helpers
+import comfy.samplers
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ....engine.observation import Features
+from ..autograd import independent_copy, ordinary
+from .families import Conditioning, Family, Prepared, Request
+from .stand_ins import StandInCLIPVision, StandInVAE
+from .taps import Taps, attention_blocks, recomputable
+
+
+@dataclass(frozen=True)
+class VideoSize:
+    """Pixels and frames of the surrogate's videos; width and height 0: those of the picture as the surrogates see it."""
+
+    width: int
+    height: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the prior video is made."""
+
+    steps: int = 20
+    cfg: float = 2.5
+    sampler: str = "euler"
+    scheduler: str = "simple"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the model is told of a picture. varying: tensors that may depend on it; fixed: everything else."""
+
+    varying: dict[str, Tensor]
+    fixed: dict[str, Any]
+    mask: Tensor | None
+
+
+class Conditioner:
+    """Runs a family's conditioning node on a picture with gradients."""
+
+    def __init__(
+        self,
+        family: Family,
+        vae: StandInVAE,
+        clip_vision: StandInCLIPVision | None,
+        positive: Conditioning,
+        negative: Conditioning,
+        size: VideoSize,
+    ) -> None:
+        self._family, self.vae, self._clip_vision, self._size = family, vae, clip_vision, size
+        self._positive, self._negative = owned(positive), owned(negative)
+
+    def prepare(self, image: Tensor) -> Prepared:
+        """image [1,3,H,W] in [0,1]."""
+        height, width = self.sides(image.shape[2], image.shape[3])
+        request = Request(
+            image.movedim(1, -1), self.vae, self._clip_vision, self._positive, self._negative, width, height, self._size.length
+        )
+        return self._family.prepare(request)
+
+    def sides(self, height: int, width: int) -> tuple[int, int]:
+        """Of the video, for a photo that is seen at this size."""
+
+        def fitted(side: int) -> int:
+            return max(1, round(side / self._family.multiple)) * self._family.multiple
+
+        return self._size.height or fitted(height), self._size.width or fitted(width)
+
+    def shape(self, height: int, width: int) -> tuple[int, ...]:
+        """Of the video's latents, for a photo that is seen at this size."""
+        factor = self.vae.spacial_compression_encode()
+        tall, wide = (side // factor for side in self.sides(height, width))
+        channels, length = self.vae.latent_channels, self._size.length
+        if self._family.patch is None:
+            return (length, channels, tall, wide)
+        return (1, channels, (length - 1) // self._family.stride + 1, tall, wide)
+
+    def still(self, image: Tensor) -> Tensor:
+        """Latents of a video that shows the picture in every frame, as the VAE gives them."""
+        return self.video(image.movedim(1, -1).repeat(self._size.length, 1, 1, 1), image)
+
+    def video(self, frames: Tensor, image: Tensor) -> Tensor:
+        """IMAGE [F,H,W,C] -> latents shaped like those that the model makes of a picture."""
+        samples = self.prepare(image).samples
+        height, width = (int(n) * self.vae.spacial_compression_encode() for n in samples.shape[-2:])
+        pixels = comfy.utils.common_upscale(ordinary(frames).movedim(-1, 1)[:, :3].to(image), width, height, "bilinear", "center")
+        latents = self.vae.encode(pixels.movedim(1, -1))
+        if samples.ndim == 4:
+            return latents
+        # Some families have the reference as one more frame in front.
+        return torch.cat([latents[:, :, :1].repeat(1, 1, samples.shape[2] - latents.shape[2], 1, 1), latents], dim=2)
+
+
+class DifferentiableVideoModel:
+    """An independent copy of a MODEL behind its conditioning: the engine's VideoModel."""
+
+    def __init__(
+        self,
+        model: ModelPatcher,
+        family: Family,
+        conditioner: Conditioner,
+        *,
+        blocks: tuple[int, ...],
+        sampling: Sampling,
+        video: Tensor | None,
+    ) -> None:
+        """blocks: whose attention is tapped. video: IMAGE [F,H,W,3] that takes the place of the prior sampled from the model."""
+        self.patcher, self.conditioner = independent_copy(model), conditioner
+        self._family, self._sampling, self._video = family, sampling, video
+        self.checkpointing = False
+        temporal = family.patch is None
+        self._tapped = [attention_blocks(self.unet, temporal=temporal)[index] for index in blocks]
+        self._recomputable = recomputable(self.unet, self._tapped, temporal=temporal)
+        self._told: _Told | None = None
+
+    @property
+    def _base(self) -> Any:
+        return self.patcher.model
+
+    @property
+    def unet(self) -> nn.Module:
+        """The denoiser, UNet or transformer."""
+        network: nn.Module = self._base.diffusion_model
+        return network
+
+    def memory_required(self, height: int, width: int) -> float:
+        """Bytes that a forward pass which keeps its graph takes, by core's estimate, for a photo that is seen at this size."""
+        shape = self.conditioner.shape(height, width)
+        # As for the VAE: about four times that of a pass without a graph.
+        return 4 * float(self._base.memory_required(list(shape)))
+
+    def prior(self, image: Tensor) -> Tensor:
+        if self._video is not None:
+            return self._processed(self.conditioner.video(self._video, image))
+        prepared, chosen = self.conditioner.prepare(image), self._sampling
+        noise = comfy.sample.prepare_noise(prepared.samples, chosen.seed)
+        latents = comfy.sample.sample(
+            self.patcher,
+            noise,
+            chosen.steps,
+            chosen.cfg,
+            chosen.sampler,
+            chosen.scheduler,
+            prepared.positive,
+            prepared.negative,
+            prepared.samples,
+            noise_mask=prepared.mask,
+            disable_pbar=True,
+            seed=chosen.seed,
+        )
+        return self._processed(latents)
+
+    def still(self, image: Tensor) -> Tensor:
+        return self._processed(self.conditioner.still(image))
+
+    def _processed(self, latents: Tensor) -> Tensor:
+        processed: Tensor = self._base.process_latent_in(latents.to(self.patcher.load_device))
+        return processed
+
+    def noised(self, latents: Tensor, noise: Tensor, level: float) -> Tensor:
+        noisy: Tensor = self._base.model_sampling.noise_scaling(self._sigma(level, latents), noise, latents)
+        return noisy
+
+    def _sigma(self, level: float, like: Tensor) -> Tensor:
+        return torch.full((like.shape[0],), self._base.model_sampling.percent_to_sigma(1 - level), device=like.device)
+
+    def condition(self, image: Tensor) -> Features:
+        told = self.told(image)
+        self._told = told
+        return tuple(told.varying.values())
+
+    def told(self, image: Tensor) -> _Told:
+        prepared = self.conditioner.prepare(image)
+        device = self.patcher.load_device
+        noise, mask = torch.zeros_like(prepared.samples, device=device), prepared.mask
+        latents = prepared.samples.to(device) if mask is None else self._processed(prepared.samples)
+        if mask is not None:
+            mask = comfy.sampler_helpers.prepare_mask(mask, noise.shape, device)
+        conds = comfy.samplers.encode_model_conds(
+            self._base.extra_conds,
+            comfy.sampler_helpers.convert_cond(prepared.positive),
+            noise,
+            device,
+            "positive",
+            latent_image=latents,
+            denoise_mask=mask,
+            seed=0,
+        )
+        processed = {
+            name: cond.process_cond(batch_size=noise.shape[0], area=None, device=device) for name, cond in conds[0]["model_conds"].items()
+        }
+        everything = {name: cond.cond for name, cond in processed.items()}
+        if mask is not None:
+            everything["latent_image"] = latents
+        varying = {name: value for name, value in everything.items() if isinstance(value, Tensor) and value.is_floating_point()}
+        return _Told(varying, {name: value for name, value in everything.items() if name not in varying}, mask)
+
+    def estimate(self, noisy: Tensor, level: float, conditioning: Features) -> Features:
+        if self._told is None:
+            raise RuntimeError("The model was asked before it was told of a picture.")
+        told = {**self._told.fixed, **dict(zip(self._told.varying, conditioning, strict=True))}
+        latents, mask, sigma = told.pop("latent_image", None), self._told.mask, self._sigma(level, noisy)
+        if mask is not None and latents is not None:
+            kept = self._base.scale_latent_inpaint(x=noisy, sigma=sigma, noise=torch.zeros_like(noisy), latent_image=latents)
+            noisy = noisy * mask + kept * (1 - mask)
+        taps = Taps(self._tapped, frames=noisy.shape[-3] if noisy.ndim == 5 else noisy.shape[0], tokens=self._tokens(noisy))
+        options = {**self.patcher.model_options.get("transformer_options", {}), "optimized_attention_override": taps.override}
+        with taps.listening(), self._checkpointed():
+            estimate = self._base.apply_model(noisy, sigma, transformer_options={**options, "sigmas": sigma, "cond_or_uncond": [0]}, **told)
+        if mask is not None and latents is not None:
+            estimate = estimate * mask + latents * (1 - mask)
+        return (estimate.float(), *taps.maps)
+
+    def _tokens(self, noisy: Tensor) -> int | None:
+        patch = self._family.patch
+        return None if patch is None else -(-noisy.shape[-2] // patch) * -(-noisy.shape[-1] // patch)
+
+    @contextmanager
+    def _checkpointed(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            if self.checkpointing:
+                for part in self._recomputable:
+                    stack.enter_context(_recomputed(part))
+            yield
+
+
+def owned(conditioning: Conditioning) -> Conditioning:
+    """With ordinary tensors: those of another node are inference tensors. Call inside `autograd_session`."""
+    return [[_owned(part) for part in pair] for pair in conditioning]
+
+
+def _owned(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return ordinary(value)
+    if isinstance(value, dict):
+        return {key: _owned(item) for key, item in value.items()}
+    return [_owned(item) for item in value] if isinstance(value, list) else value
+
+
+@contextmanager
+def _recomputed(block: nn.Module) -> Iterator[None]:
+    """While it lasts, the block keeps its inputs instead of its activations."""
+    forward = block.forward
+    block.forward = lambda *args, **kwargs: checkpoint(forward, *args, use_reentrant=False, **kwargs)
+    try:
+        yield
+    finally:
+        del block.forward

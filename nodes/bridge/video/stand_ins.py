@@ -1,0 +1,41 @@
+"""What core's conditioning nodes are given in place of the sockets: the same answers, with gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.clip_vision
+import comfy.model_management
+from torch import Tensor
+
+from ..views import DifferentiableCLIPVision, DifferentiableVAE
+
+
+class StandInVAE:
+    """Answers `encode` as the VAE socket does, from a differentiable view; everything else the socket answers itself."""
+
+    def __init__(self, view: DifferentiableVAE) -> None:
+        self._view = view
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """[N,H,W,C]: N pictures, or the frames of one video where the VAE is one of videos."""
+        return self._view.encode_pixels(pixels)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._view.socket, name)
+
+
+class StandInCLIPVision:
+    """Answers `encode_image` as the CLIP_VISION socket does, from a differentiable view."""
+
+    def __init__(self, view: DifferentiableCLIPVision) -> None:
+        self._view = view
+
+    def encode_image(self, image: Tensor, crop: bool = True) -> comfy.clip_vision.Output:
+        view = self._view.prepared("crop" if crop else "squash")
+        last, penultimate, embeds, projected = view.outputs(image.movedim(-1, 1)[:, :3])
+        output = comfy.clip_vision.Output()
+        device = comfy.model_management.intermediate_device()
+        output["last_hidden_state"], output["image_embeds"] = last.to(device), embeds.to(device)
+        output["penultimate_hidden_states"], output["mm_projected"] = penultimate.to(device), projected
+        return output

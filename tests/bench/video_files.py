@@ -1,0 +1,188 @@
+"""Image-to-video models with random weights, in files that core's own loaders take without any patch. They prove wiring, not effect.
+
+`python -m bench.video_files FOLDER` writes those of the test server below FOLDER; elsewhere import it where ComfyUI is importable, since
+the layouts are core's classes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from . import cpu_shim
+from .comfyui import comfyui
+
+TEXT, SVD_WIDTH, WAN_CLIP_WIDTH = 16, 1024, 1280
+
+_LTX_BLOCKS = [["res_x", 1], ["compress_all", 1], ["res_x", 1], ["compress_all", 1], ["compress_all", 1], ["res_x", 1]]
+LTX_VAE = {
+    "dims": 3,
+    "latent_channels": 128,
+    "blocks": _LTX_BLOCKS,
+    "norm_layer": "pixel_norm",
+    "patch_size": 4,
+    "latent_log_var": "uniform",
+    "encoder_base_channels": 16,
+    "decoder_base_channels": 16,
+}
+
+
+def weights(network: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Random, of preserved variance; norms are the identity."""
+    generator, state = torch.Generator().manual_seed(seed), {}
+    for key, value in network.state_dict().items():
+        if not value.is_floating_point():
+            state[key] = value.clone()
+        elif value.ndim > 1:
+            state[key] = torch.randn(value.shape, generator=generator) * value[0].numel() ** -0.5
+        else:
+            state[key] = torch.ones(value.shape) if key.endswith(("weight", "gamma", "scale", "std-of-means")) else torch.zeros(value.shape)
+    return state
+
+
+def _core() -> dict[str, Any]:
+    import comfy.ops
+
+    return {"device": "cpu", "dtype": torch.float32, "operations": comfy.ops.disable_weight_init}
+
+
+def _write(state: dict[str, Tensor], path: Path, config: dict[str, Any] | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: value.contiguous() for key, value in state.items()}, path, None if config is None else {"config": json.dumps(config)})
+    return path
+
+
+def wan(folder: Path, *, layers: int = 3, channels: int = 36) -> Path:
+    from comfy.ldm.wan.model import WanModel
+
+    kind = "i2v" if channels == 36 else "t2v"
+    sides = {"dim": 128, "ffn_dim": 128, "freq_dim": 256, "text_dim": TEXT, "out_dim": 16, "num_heads": 1, "num_layers": layers}
+    network = WanModel(model_type=kind, patch_size=(1, 2, 2), in_dim=channels, qk_norm=True, cross_attn_norm=True, **sides, **_core())
+    return _write(weights(network, 1), folder / f"tiny_wan_{kind}.safetensors", {"transformer": {"text_dim": TEXT}})
+
+
+def wan_animate(folder: Path) -> Path:
+    from comfy.ldm.wan.model_animate import AnimateWanModel
+
+    # Fewer layers have no face adapter, by which core knows the model.
+    sides = {"dim": 128, "ffn_dim": 128, "freq_dim": 256, "text_dim": TEXT, "out_dim": 16, "num_heads": 1, "num_layers": 5}
+    network = AnimateWanModel(model_type="animate", patch_size=(1, 2, 2), in_dim=36, qk_norm=True, cross_attn_norm=True, **sides, **_core())
+    return _write(weights(network, 5), folder / "tiny_wan_animate.safetensors", {"transformer": {"text_dim": TEXT}})
+
+
+def wan_vae(folder: Path) -> Path:
+    from comfy.ldm.wan.vae import WanVAE
+
+    strides = {"dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": [], "temperal_downsample": [False, True, True]}
+    network = WanVAE(dim=4, z_dim=16, image_channels=3, conv_out_channels=3, dropout=0.0, **strides)
+    return _write(weights(network, 2), folder / "tiny_wan_vae.safetensors")
+
+
+def cogvideox(folder: Path, *, channels: int = 32) -> Path:
+    from comfy.ldm.cogvideo.model import CogVideoXTransformer3DModel
+
+    sides = {"num_attention_heads": 1, "attention_head_dim": 64, "time_embed_dim": 32, "text_embed_dim": TEXT, "num_layers": 2}
+    network = CogVideoXTransformer3DModel(
+        in_channels=channels, out_channels=16, patch_size=2, use_rotary_positional_embeddings=True, **sides, **_core()
+    )
+    return _write(weights(network, 4), folder / "tiny_cogvideox.safetensors")
+
+
+def hunyuan(folder: Path, *, channels: int = 33) -> Path:
+    from comfy.ldm.hunyuan_video.model import HunyuanVideo
+
+    network = HunyuanVideo(
+        in_channels=channels,
+        out_channels=16,
+        vec_in_dim=768,
+        context_in_dim=TEXT,
+        hidden_size=128,
+        mlp_ratio=4.0,
+        num_heads=1,
+        depth=1,
+        depth_single_blocks=1,
+        axes_dim=[16, 56, 56],
+        theta=256,
+        patch_size=[1, 2, 2],
+        qkv_bias=True,
+        guidance_embed=True,
+        byt5=False,
+        meanflow=False,
+        use_cond_type_embedding=False,
+        vision_in_dim=None,
+        meanflow_sum=False,
+        image_model="hunyuan_video",
+        **_core(),
+    )
+    return _write(weights(network, 7), folder / "tiny_hunyuan.safetensors")
+
+
+def ltx(folder: Path) -> Path:
+    from comfy.ldm.lightricks.model import LTXVModel
+
+    sides = {"attention_head_dim": 4, "num_attention_heads": 32, "cross_attention_dim": 128, "caption_channels": TEXT, "num_layers": 2}
+    network = LTXVModel(in_channels=128, **sides, **_core())
+    return _write(weights(network, 8), folder / "tiny_ltx.safetensors", {"transformer": {"caption_channels": TEXT}})
+
+
+def ltx_vae(folder: Path) -> Path:
+    from comfy.ldm.lightricks.vae.causal_video_autoencoder import VideoVAE
+
+    return _write(weights(VideoVAE(config=LTX_VAE), 9), folder / "tiny_ltx_vae.safetensors", {"vae": LTX_VAE})
+
+
+def svd(folder: Path) -> Path:
+    """As small as the unpatched loader takes: 135 million parameters, in fp16."""
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+    from comfy.taesd.taesd import TAESD
+
+    network = UNetModel(
+        image_size=32,
+        in_channels=8,
+        out_channels=4,
+        model_channels=320,
+        num_res_blocks=[2] * 4,
+        channel_mult=[1] * 4,
+        num_heads=-1,
+        num_head_channels=64,
+        use_spatial_transformer=True,
+        transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0],
+        transformer_depth_output=[0] * 12,
+        transformer_depth_middle=-2,
+        context_dim=SVD_WIDTH,
+        use_linear_in_transformer=True,
+        legacy=False,
+        num_classes="sequential",
+        adm_in_channels=768,
+        use_temporal_attention=True,
+        use_temporal_resblock=True,
+        extra_ff_mix_layer=True,
+        use_spatial_context=True,
+        merge_strategy="learned_with_images",
+        merge_factor=0.0,
+        video_kernel_size=[3, 1, 1],
+        **_core(),
+    )
+    state = {f"model.diffusion_model.{key}": value.half() for key, value in weights(network, 6).items()}
+    state |= {f"first_stage_model.{key}": value for key, value in weights(TAESD(latent_channels=4), 3).items()}
+    return _write(state, folder / "tiny_svd.safetensors")
+
+
+def main() -> None:
+    models = Path(sys.argv[1])
+    sys.path.insert(0, str(comfyui()))
+    sys.argv = [sys.argv[0], "--cpu"]
+    cpu_shim.install()
+    svd(models / "checkpoints")
+    wan(models / "diffusion_models")
+    wan_vae(models / "vae")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Small image-to-video models as core loads them, with what conditions them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from bench import video_files
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import comfy.clip_vision
+    import comfy.sd
+    from comfy.model_patcher import ModelPatcher
+    from stillguard.nodes.bridge.video.families import Conditioning, Family
+    from stillguard.nodes.i2v_specs import I2VSurrogateSpec
+
+# Family -> the model's file, the VAE's, width of the image encoder's hidden states and of its embedding.
+FILES: dict[str, tuple[str, str, int, int]] = {
+    "SVD": ("svd", "svd", 64, video_files.SVD_WIDTH),
+    "Wan": ("wan", "wan_vae", video_files.WAN_CLIP_WIDTH, 32),
+    "Wan Animate": ("wan_animate", "wan_vae", video_files.WAN_CLIP_WIDTH, 32),
+    "CogVideoX": ("cogvideox", "wan_vae", 0, 0),
+    "LTX": ("ltx", "ltx_vae", 0, 0),
+    "Hunyuan (concat)": ("hunyuan", "wan_vae", 0, 0),
+    "Hunyuan (replace)": ("hunyuan", "wan_vae", 0, 0),
+}
+LENGTH = 9
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """What loader nodes give, inference tensors and all."""
+
+    family: Family
+    model: ModelPatcher
+    vae: comfy.sd.VAE
+    clip_vision: comfy.clip_vision.ClipVisionModel | None
+    positive: Conditioning
+
+    def spec(self, *, side: int = 64, length: int | None = None, **changes: object) -> I2VSurrogateSpec:
+        from stillguard.nodes.bridge.video.model import Sampling, VideoSize
+        from stillguard.nodes.bridge.video.taps import attention_blocks, papers_blocks
+        from stillguard.nodes.i2v_specs import I2VSurrogateSpec
+
+        temporal = self.family.patch is None
+        count = len(attention_blocks(self.model.model.diffusion_model, temporal=temporal))
+        fields: dict[str, object] = {
+            "model": self.model,
+            "family": self.family,
+            "vae": self.vae,
+            "clip_vision": self.clip_vision,
+            "positive": self.positive,
+            "negative": self.positive,
+            "size": VideoSize(side, side, length or (4 if temporal else LENGTH)),
+            "sampling": Sampling(2, 1.5),
+            "video": None,
+            "blocks": papers_blocks(count, temporal=temporal),
+        }
+        return I2VSurrogateSpec(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def load(family: str, folder: Path) -> Loaded:
+    """As the loader nodes do, under inference mode."""
+    import comfy.sd
+    from stillguard.nodes.bridge.video.families import FAMILIES
+    from testkit import tiny_clip_vision
+
+    network, vae_name, hidden, projection = FILES[family]
+    path = _file(network, folder)
+    with torch.inference_mode():
+        if network == "svd":
+            model, _, vae, _ = comfy.sd.load_checkpoint_guess_config(str(path), output_clip=False)
+        else:
+            model, vae = comfy.sd.load_diffusion_model(str(path)), load_vae(_file(vae_name, folder))
+        clip = tiny_clip_vision(hidden, projection) if hidden else None
+        text = [[randn(1, 7, video_files.TEXT, seed=0), {"pooled_output": randn(1, 768, seed=1)}]]
+        if family == "LTX":
+            text[0][1]["attention_mask"] = torch.ones(1, 7, dtype=torch.long)
+    return Loaded(next(entry for entry in FAMILIES if entry.name == family), model, vae, clip, [] if family == "SVD" else text)
+
+
+def _file(name: str, folder: Path) -> Path:
+    path = folder / f"{name}.path"
+    if not path.exists():
+        path.write_text(str(getattr(video_files, name)(folder)))
+    return Path(path.read_text())
+
+
+def load_vae(path: Path) -> comfy.sd.VAE:
+    import comfy.sd
+    import comfy.utils
+
+    state, metadata = comfy.utils.load_torch_file(str(path), return_metadata=True)
+    return comfy.sd.VAE(sd=state, metadata=metadata)
+
+
+def randn(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
