@@ -76,6 +76,9 @@ def main() -> None:
         "protect_dormant": {"photo": photo, "its pose": posed["pose 0"]},
         "attack_dormant": {"photo": photo, **posed},
         "attack_lab": {"photo": photo, **thirds(animated)},
+        # Nothing that I2VGuard does to real models has been seen either.
+        "attack_i2vguard_svd": {"photo": photo},
+        "attack_i2vguard_wan": {"photo": photo},
     }
     for name, chosen in wanted.items():
         file: Path = ROOT / "workflows" / f"{name}.jpg"

@@ -177,8 +177,10 @@ def svd(folder: Path) -> Path:
 def main() -> None:
     models = Path(sys.argv[1])
     sys.path.insert(0, str(comfyui()))
-    sys.argv = [sys.argv[0], "--cpu"]
     cpu_shim.install()
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = True
     svd(models / "checkpoints")
     wan(models / "diffusion_models")
     wan_vae(models / "vae")
