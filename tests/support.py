@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -46,6 +49,8 @@ QUICK: dict[str, dict[str, object]] = {
     "ImageOnlyCheckpointLoader": {"ckpt_name": "tiny_svd.safetensors"},
     "UNETLoader": {"unet_name": "tiny_wan_i2v.safetensors"},
 }
+# The checkpoint's file holds no image encoder.
+SVD_ENCODER = {"hidden": 64, "projection": 1024}
 # Where the model is Wan's.
 QUICK_WAN: dict[str, dict[str, object]] = {
     "VAELoader": {"vae_name": "tiny_wan_vae.safetensors"},
@@ -55,21 +60,44 @@ QUICK_WAN: dict[str, dict[str, object]] = {
 STAND_INS = {"CLIPVisionLoader": "TestkitTinyCLIPVision", "CLIPTextEncode": "TestkitTinyConditioning"}
 
 
+def quick_inputs(kinds: Collection[str]) -> dict[str, dict[str, object]]:
+    """QUICK for a workflow of these nodes."""
+    wan = QUICK_WAN if "UNETLoader" in kinds else {}
+    return {kind: {**QUICK.get(kind, {}), **wan.get(kind, {})} for kind in (*QUICK, *wan)}
+
+
 def make_quick(prompt: Graph) -> Graph:
     """The same prompt with few steps, small pictures and small models."""
-    kinds = {str(entry["class_type"]) for entry in prompt.values()}
+    quick = quick_inputs({str(entry["class_type"]) for entry in prompt.values()})
     for entry in prompt.values():
         inputs = entry["inputs"]
         if entry["class_type"] in STAND_INS:
             entry["class_type"] = STAND_INS[str(entry["class_type"])]
             inputs.clear()
-        inputs.update(QUICK.get(str(entry["class_type"]), {}))
-        if "UNETLoader" in kinds:
-            inputs.update(QUICK_WAN.get(str(entry["class_type"]), {}))
+        inputs.update(quick.get(str(entry["class_type"]), {}))
     for key, entry in list(prompt.items()):
         if entry["class_type"] == "ImageOnlyCheckpointLoader":
-            # Its file holds no image encoder.
-            prompt["encoder of SVD"] = node("TestkitTinyCLIPVision", hidden=64, projection=1024)
+            prompt["encoder of SVD"] = node("TestkitTinyCLIPVision", **SVD_ENCODER)
             for other in prompt.values():
                 other["inputs"].update({name: ["encoder of SVD", 0] for name, link in other["inputs"].items() if link == [key, 1]})
     return prompt
+
+
+def with_stand_ins(document: dict[str, Any]) -> dict[str, Any]:
+    """As make_quick does with nodes, for a workflow as the page saves it."""
+    nodes = document["nodes"]
+    replaced = {entry["id"] for entry in nodes if entry["type"] in STAND_INS}
+    for entry in nodes:
+        if entry["id"] in replaced:
+            entry.update(type=STAND_INS[entry["type"]], inputs=[], widgets_values=[])
+    # A link is [id, from node, its output, to node, its input, type].
+    document["links"] = [link for link in document["links"] if link[3] not in replaced]
+    for loader in [entry for entry in nodes if entry["type"] == "ImageOnlyCheckpointLoader"]:
+        given, outputs = max(entry["id"] for entry in nodes) + 1, loader["outputs"][1]
+        moved = [link for link in document["links"] if link[1:3] == [loader["id"], 1]]
+        for link in moved:
+            link[1:3] = [given, 0]
+        encoder = {**loader, "id": given, "type": "TestkitTinyCLIPVision", "widgets_values": list(SVD_ENCODER.values())}
+        nodes.append({**encoder, "inputs": [], "outputs": [{**outputs, "links": [link[0] for link in moved], "slot_index": 0}]})
+        loader["outputs"][1] = {**outputs, "links": []}
+    return document

@@ -12,12 +12,18 @@ from bench.browser import Frontend, find_chromium, frontend
 from bench.paths import BENCH, ROOT, BenchError
 from bench.prompt import to_prompt
 from bench.server import ComfyServer
-from support import QUICK, STAND_INS
+from support import quick_inputs, with_stand_ins
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 FIRST_TRY = ROOT / "workflows" / "protect_first_try.json"
 # Workflow -> title of the node that shows what it is about.
-LAST = {"attack_dormant": "Clean and protected, animated", "attack_lab": "Clean, noise, protected: unet"}
+ANIMATED = "Clean and protected, animated"
+LAST = {
+    "attack_dormant": ANIMATED,
+    "attack_lab": "Clean, noise, protected: unet",
+    "attack_i2vguard_svd": ANIMATED,
+    "attack_i2vguard_wan": ANIMATED,
+}
 RENDERERS = {"classic": False, "vue": True}
 
 try:
@@ -39,15 +45,12 @@ def page(request: pytest.FixtureRequest, server: ComfyServer) -> Iterator[Fronte
 
 def quick(page: Frontend, workflow: Path) -> None:
     """Load the workflow with few steps, small pictures and small models."""
-    document = json.loads(workflow.read_text(encoding="utf-8"))
-    for node in document["nodes"]:
-        if node["type"] in STAND_INS:
-            node["type"], node["widgets_values"] = STAND_INS[node["type"]], []
+    document = with_stand_ins(json.loads(workflow.read_text(encoding="utf-8")))
     page.load_workflow(document)
     page.page.evaluate(
         """quick => { for (const node of app.graph.nodes) for (const [name, value] of Object.entries(quick[node.type] ?? {}))
             node.widgets.find(widget => widget.name === name).value = value; }""",
-        QUICK,
+        quick_inputs({node["type"] for node in document["nodes"]}),
     )
 
 
