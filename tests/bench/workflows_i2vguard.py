@@ -40,7 +40,7 @@ def _protected(surrogate: dict[str, Link], length: int) -> list[Node]:
             "guard",
             "StillguardI2VGuard",
             (1240, 40),
-            (440, 620),
+            (440, 960),
             widgets=fixed,
             links={"image": ("load", 0), "i2v_surrogate": ("surrogate", 0)},
         ),
@@ -66,8 +66,8 @@ def _sampled(name: str, top: int, sampler: dict[str, object], links: dict[str, L
 def _compared() -> list[Node]:
     pair = {"image1": ("clean_frames", 0), "image2": ("protected_frames", 0)}
     return [
-        Node("pair", "ImageStitch", (2080, 860), (340, 160), widgets={"direction": "right"}, links=pair),
-        Node("video", "CreateVideo", (2080, 1080), (340, 80), widgets={"fps": 8.0}, links={"images": ("pair", 0)}),
+        Node("pair", "ImageStitch", (2080, 1200), (340, 160), widgets={"direction": "right"}, links=pair),
+        Node("video", "CreateVideo", (2080, 1420), (340, 80), widgets={"fps": 8.0}, links={"images": ("pair", 0)}),
         Node(
             "saved",
             "SaveVideo",
@@ -94,10 +94,10 @@ def _svd_attack(name: str, image: Link, top: int) -> list[Node]:
 ATTACK_I2VGUARD_SVD = [
     *_start("SVD", SVD_FILES),
     Node("checkpoint", "ImageOnlyCheckpointLoader", (440, 40), (340, 100), widgets={"ckpt_name": "svd.safetensors"}),
-    Node("guidance", "VideoLinearCFGGuidance", (820, 740), (320, 60), widgets={"min_cfg": 1.0}, links={"model": ("checkpoint", 0)}),
+    Node("guidance", "VideoLinearCFGGuidance", (820, 1080), (320, 60), widgets={"min_cfg": 1.0}, links={"model": ("checkpoint", 0)}),
     *_protected({"model": ("checkpoint", 0), "vae": ("checkpoint", 2), "clip_vision": ("checkpoint", 1)}, length=14),
-    *_svd_attack("clean", ("load", 0), 740),
-    *_svd_attack("protected", ("guard", 0), 1300),
+    *_svd_attack("clean", ("load", 0), 1080),
+    *_svd_attack("protected", ("guard", 0), 1640),
     *_compared(),
 ]
 
@@ -145,7 +145,7 @@ ATTACK_I2VGUARD_WAN = [
         {"model": ("model", 0), "vae": ("vae", 0), "clip_vision": ("encoder", 0), "positive": ("prompt", 0), "negative": ("avoid", 0)},
         length=17,
     ),
-    *_wan_attack("clean", ("load", 0), 740),
-    *_wan_attack("protected", ("guard", 0), 1300),
+    *_wan_attack("clean", ("load", 0), 1080),
+    *_wan_attack("protected", ("guard", 0), 1640),
     *_compared(),
 ]
