@@ -15,7 +15,7 @@ import argparse
 import hashlib
 import json
 import multiprocessing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,42 +46,60 @@ def interval(values: list[float]) -> tuple[float, float, float]:
 
 
 class Kept:
-    """One person's figures on disk, by preset; those of other networks or settings are measured anew."""
+    """One person's figures on disk, by preset, each with what it was measured with; others than asked for are measured anew."""
 
-    def __init__(self, file: Path, key: str) -> None:
-        self._file, self._key = file, key
-        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        self.rows: dict[str, Rows] = found["rows"] if found.get("key") == key else {}
+    def __init__(self, file: Path, keys: dict[str, str]) -> None:
+        self._file, self._keys = file, keys
+        self._found: dict[str, dict[str, Any]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+    @property
+    def rows(self) -> dict[str, Rows]:
+        return {preset: found["rows"] for preset, found in self._found.items() if self._keys.get(preset) == found["key"]}
 
     def add(self, preset: str, rows: Rows) -> None:
-        self.rows[preset] = rows
+        self._found[preset] = {"key": self._keys[preset], "rows": rows}
         partial = self._file.with_suffix(".partial")
-        partial.write_text(json.dumps({"key": self._key, "rows": self.rows}), encoding="utf-8")
+        partial.write_text(json.dumps(self._found), encoding="utf-8")
         partial.replace(self._file)
 
 
-def measure(job: tuple[Pair, Pair, list[str], argparse.Namespace]) -> None:
+@dataclass(frozen=True)
+class Job:
+    """A person, another one, and how each preset is measured with them."""
+
+    pair: Pair
+    other: Pair
+    wanted: list[str]
+    plan: Plan
+    networks: Path
+    victims: Path
+    out: Path
+
+    def kept(self) -> Kept:
+        files = sorted([*self.networks.glob("*.safetensors"), *self.victims.glob("*.safetensors")])
+        networks = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()[:16]
+        common = f"{networks} {self.other.number} {self.plan.budget} {self.plan.steps}"
+        keys = {name: f"{common} {name in self.plan.thorough} {name in self.plan.budgets}" for name in self.wanted}
+        return Kept(self.out / f"{self.pair.number:03}.json", keys)
+
+    def missing(self) -> list[str]:
+        rows = self.kept().rows
+        return [name for name in self.wanted if name not in rows]
+
+
+def measure(job: Job) -> None:
     """What is missing of one person's figures."""
-    pair, other, missing, given = job
     torch.set_num_threads(1)
-    laboratory, kept = Laboratory(given.networks, given.victims), kept_of(pair, other, given)
-    person, stranger = Person(laboratory, pair), Person(laboratory, other)
-    plan = Plan(given.budget, steps=given.steps, lpips=given.lpips, thorough=tuple(given.thorough), budgets=tuple(given.budgets))
-    for preset in missing:
-        measured = clean_figures(person) if preset == CLEAN else figures(laboratory, person, stranger, preset, plan)
+    laboratory, kept = Laboratory(job.networks, job.victims), job.kept()
+    person, stranger = Person(laboratory, job.pair), Person(laboratory, job.other)
+    for preset in job.missing():
+        measured = clean_figures(person) if preset == CLEAN else figures(laboratory, person, stranger, preset, job.plan)
         kept.add(preset, [asdict(figure) for figure in measured])
-    print(f"pair {pair.number:03} is measured", flush=True)
-
-
-def kept_of(pair: Pair, other: Pair, given: argparse.Namespace) -> Kept:
-    files = sorted([*given.networks.glob("*.safetensors"), *given.victims.glob("*.safetensors")])
-    networks = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()[:16]
-    key = f"{networks} {other.number} {given.budget} {given.steps} {sorted(given.thorough)} {sorted(given.budgets)}"
-    return Kept(given.out / f"{pair.number:03}.json", key)
+    print(f"pair {job.pair.number:03} is measured", flush=True)
 
 
 def gathered(people: list[Rows]) -> dict[str, dict[str, Rows]]:
-    """what -> animator -> each person's row, in the order of the first person's; all have the same."""
+    """what -> animator -> the row of each person who has it, in the order of the first person's, who has all."""
     found: dict[str, dict[str, Rows]] = {}
     for rows in people:
         for row in rows:
@@ -92,13 +110,13 @@ def gathered(people: list[Rows]) -> dict[str, dict[str, Rows]]:
 def table(people: list[Rows]) -> str:
     found = gathered(people)
     animators = list(next(iter(found.values())))
-    lines = [f"| picture | {' | '.join(f'{name}, dB' for name in animators)} | likeness, {animators[0]} | photo, dB |"]
-    lines.append("|---" * (len(animators) + 3) + "|")
+    lines = [f"| picture | people | {' | '.join(f'{name}, dB' for name in animators)} | likeness, {animators[0]} | photo, dB |"]
+    lines.append("|---" * (len(animators) + 4) + "|")
     for what, values in found.items():
         cells = ["{:.1f} [{:.1f}, {:.1f}]".format(*interval([r["psnr"] for r in values[name]])) for name in animators]
         first = values[animators[0]]
         likeness = "{:.2f} [{:.2f}, {:.2f}]".format(*interval([r["likeness"] for r in first]))
-        lines.append(f"| {what} | {' | '.join(cells)} | {likeness} | {np.mean([r['photo'] for r in first]):.1f} |")
+        lines.append(f"| {what} | {len(first)} | {' | '.join(cells)} | {likeness} | {np.mean([r['photo'] for r in first]):.1f} |")
     return "\n".join(lines)
 
 
@@ -111,7 +129,8 @@ def beside_noise(people: list[Rows]) -> str:
         for animator in dict.fromkeys(row["animator"] for row in people[0]):
             found = [{row["what"]: row["psnr"] for row in rows if row["animator"] == animator} for rows in people]
             if noise in found[0]:
-                cells.append("{:.1f} [{:.1f}, {:.1f}]".format(*interval([row[noise] - row[what] for row in found])))
+                pairs = [row[noise] - row[what] for row in found if noise in row and what in row]
+                cells.append("{:.1f} [{:.1f}, {:.1f}]".format(*interval(pairs)))
         if cells and not what.startswith((NOISE, CLEAN)):
             lines.append(f"| {what} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -126,6 +145,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--budget", type=float, default=8.0)
     parser.add_argument("--presets", nargs="+", choices=list(PRESETS), default=list(PRESETS), help="beside random noise")
     parser.add_argument("--thorough", nargs="+", choices=list(PRESETS), default=list(THOROUGH), help="also under countermeasures and so on")
+    parser.add_argument("--thorough-people", type=int, help="how many of the people for --thorough and --budgets, by default all")
     parser.add_argument("--budgets", nargs="+", choices=list(PRESETS), default=list(BUDGETS), help="also with budgets 4 and 16")
     parser.add_argument("--networks", type=Path, default=LAB, help="folder of the surrogate's networks, by default those that ship")
     parser.add_argument("--victims", type=Path, default=VICTIMS, help="folder of the victims, by default those that ship")
@@ -149,13 +169,15 @@ def main() -> None:
     # Neighbours by number are often the same person.
     others = [pairs[(index + len(pairs) // 2) % len(pairs)] for index in range(len(pairs))]
     jobs = []
-    for pair, other in zip(pairs, others, strict=True):
-        missing = [name for name in wanted if name not in kept_of(pair, other, given).rows]
-        jobs += [(pair, other, missing, given)] if missing else []
+    for index, (pair, other) in enumerate(zip(pairs, others, strict=True)):
+        further = given.thorough_people is None or index < given.thorough_people
+        extra = {"thorough": tuple(given.thorough), "budgets": tuple(given.budgets)} if further else {}
+        plan = Plan(given.budget, steps=given.steps, lpips=given.lpips, **extra)
+        jobs.append(Job(pair, other, wanted, plan, given.networks, given.victims, given.out))
     with multiprocessing.get_context("spawn").Pool(max(1, given.workers)) as pool:
-        for _ in pool.imap_unordered(measure, jobs):
+        for _ in pool.imap_unordered(measure, [job for job in jobs if job.missing()]):
             pass
-    kept = [kept_of(pair, other, given).rows for pair, other in zip(pairs, others, strict=True)]
+    kept = [job.kept().rows for job in jobs]
     show([[row for name in wanted for row in rows[name]] for rows in kept], given)
 
 

@@ -49,7 +49,8 @@ def measured(loaded: Loaded, side: int, *, low_memory: bool) -> tuple[int, float
 
             def step() -> float:
                 leaf, began = (photo + 0.02 * randn(*photo.shape, seed=1)).requires_grad_(), time.perf_counter()
-                objective.backward(clean, Observation(leaf, draws=SeededDraws(5), low_memory=low_memory))
+                with surrogates.step():
+                    objective.backward(clean, Observation(leaf, draws=SeededDraws(5), low_memory=low_memory))
                 return time.perf_counter() - began
 
             step()

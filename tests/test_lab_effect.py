@@ -165,8 +165,9 @@ def test_the_figure_shows_every_row_where_its_value_is() -> None:
 
 
 def test_figures_are_kept_preset_by_preset_and_belong_to_their_networks(benchmark: ModuleType, tmp_path: Path) -> None:
-    first = benchmark.Kept(tmp_path / "000.json", "networks a")
+    file, keys = tmp_path / "000.json", {"random noise": "networks a", "Dormant": "networks a"}
+    first = benchmark.Kept(file, keys)
     first.add("random noise", [{"psnr": 1.0}])
     first.add("Dormant", [{"psnr": 2.0}])
-    assert benchmark.Kept(tmp_path / "000.json", "networks a").rows == {"random noise": [{"psnr": 1.0}], "Dormant": [{"psnr": 2.0}]}
-    assert benchmark.Kept(tmp_path / "000.json", "networks b").rows == {}
+    assert benchmark.Kept(file, keys).rows == {"random noise": [{"psnr": 1.0}], "Dormant": [{"psnr": 2.0}]}
+    assert benchmark.Kept(file, {**keys, "Dormant": "networks b"}).rows == {"random noise": [{"psnr": 1.0}]}

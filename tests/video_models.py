@@ -27,7 +27,8 @@ FILES: dict[str, tuple[str, str, int, int]] = {
     "Hunyuan (concat)": ("hunyuan", "wan_vae", 0, 0),
     "Hunyuan (replace)": ("hunyuan", "wan_vae", 0, 0),
 }
-LENGTH = 9
+# Frames: few, so that the tests are quick.
+LENGTHS = {"SVD": 3, "LTX": 9}
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +55,7 @@ class Loaded:
             "clip_vision": self.clip_vision,
             "positive": self.positive,
             "negative": self.positive,
-            "size": VideoSize(side, side, length or (4 if temporal else LENGTH)),
+            "size": VideoSize(side, side, length or LENGTHS.get(self.family.name, 5)),
             "sampling": Sampling(2, 1.5),
             "video": None,
             "blocks": papers_blocks(count, temporal=temporal),

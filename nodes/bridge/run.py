@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import comfy.model_management
@@ -62,7 +63,7 @@ def protect_images(
             for index, picture in enumerate(clean):
                 run = replace(settings, seed=settings.seed + index)
                 own_mask = None if masks is None else masks[index % masks.shape[0]][None].to(device)
-                steps = _Steps(picture[None].to(device), objective, run, sight, own_mask)
+                steps = _Steps(picture[None].to(device), objective, run, sight, own_mask, surrogates)
                 results.append(steps.run(progress, before=index * settings.steps).to(out))
         protected = torch.cat(results)
         perturbation = amplified(clean.to(out), protected, budget=settings.space.budget).expand(-1, 3, -1, -1)
@@ -89,6 +90,7 @@ class _Steps:
     settings: Settings
     sight: Sight
     mask: Tensor | None
+    surrogates: Surrogates
 
     def run(self, progress: Progress, *, before: int) -> Tensor:
         settings = self.settings
@@ -105,11 +107,16 @@ class _Steps:
             low_memory=settings.low_memory,
         )
         step, idle = next(steps), 0
-        for step in steps:
+        while (following := self._next(steps)) is not None:
+            step = following
             progress.report(step, done=before + step.index, clean=self.picture, budget=settings.space.budget)
             idle += step.skipped
         self._check(step, idle)
         return step.image
+
+    def _next(self, steps: Iterator[Step]) -> Step | None:
+        with self.surrogates.step():
+            return next(steps, None)
 
     def _check(self, last: Step, idle: int) -> None:
         if idle:

@@ -152,9 +152,6 @@ class Surrogates:
                 stack.enter_context(_checkpointing(animator, low_memory))
             for video in videos:
                 stack.enter_context(_checkpointing(video, low_memory))
-            if videos:
-                # Core's video models change tensors in place that the backward pass needs.
-                stack.enter_context(torch.autograd.graph.allow_mutation_on_saved_tensors())
             if turns:
                 device = comfy.model_management.get_torch_device()
                 for animator in animators:
@@ -165,6 +162,14 @@ class Surrogates:
                     networks.append(stack.enter_context(_together(encoders)))
                 stack.enter_context(one_at_a_time(networks, device))
             yield
+
+    def step(self) -> contextlib.AbstractContextManager[object]:
+        """Around each step: core's video models change tensors in place that the backward pass needs.
+
+        Not around a whole run, since what keeps their old values keeps a note of every one until it ends.
+        """
+        videos = any(isinstance(resident.view, DifferentiableVideoModel) for resident in self._residents.values())
+        return torch.autograd.graph.allow_mutation_on_saved_tensors() if videos else contextlib.nullcontext()
 
     def _room(self, height: int, width: int, *, low_memory: bool) -> float:
         """Bytes for activations. In fast mode the encoders' and one ReferenceNet's graphs live while the animator makes its own."""

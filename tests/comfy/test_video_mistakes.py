@@ -161,7 +161,8 @@ def peak_and_gradient(spec: object, photo: Tensor, *, low_memory: bool) -> tuple
 
             def gradient() -> Tensor:
                 leaf = (photo + 0.02 * randn(*photo.shape, seed=1)).requires_grad_()
-                objective.backward(clean, Observation(leaf, draws=SeededDraws(5), low_memory=low_memory))
+                with surrogates.step():
+                    objective.backward(clean, Observation(leaf, draws=SeededDraws(5), low_memory=low_memory))
                 return leaf.grad
 
             gradient()  # the first video and the clean picture's maps are made
