@@ -150,7 +150,7 @@ def test_the_difference_from_noise_is_taken_person_by_person(benchmark: ModuleTy
         later = {"random noise": 3, "Dormant": 1}
         person += [{**row, "what": f"{row['what']}, after JPEG 75", "psnr": row["psnr"] + later[row["what"]]} for row in person]
     assert benchmark.beside_noise(people) == "| Dormant | 6.0 [6.0, 6.0] |\n| Dormant, after JPEG 75 | 8.0 [8.0, 8.0] |"
-    assert "| Dormant | 18.0 [" in benchmark.table(people)
+    assert "| Dormant | 9 | 18.0 [" in benchmark.table(people)
 
 
 def test_the_figure_shows_every_row_where_its_value_is() -> None:
