@@ -104,7 +104,9 @@ def test_the_image_encoder_is_part_of_the_gradient(folder: Path, photo: Tensor, 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Conditioner, "prepare", without_vae)
-        _, slopes = gradients({"attention": specs(load(family, folder))["attention"]}, photo, differences=1 / 255)
+        # Encoders read whole levels, and the gradient passes straight through that step; differences would see its stairs.
+        patch.setattr(torch.Tensor, "round", lambda tensor: tensor)
+        _, slopes = gradients({"attention": specs(load(family, folder))["attention"]}, photo, differences=1e-3)
     slope, difference = slopes["attention"]
     assert slope > 0
     assert difference == pytest.approx(slope, rel=0.05)
