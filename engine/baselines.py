@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .draws import stream
-from .picture import check_finite, split_alpha
+from .picture import LEVELS, check_finite, split_alpha, to_levels
 
 
 def random_signs(image: Tensor, budget: float, *, seed: int) -> Tensor:
@@ -23,5 +23,6 @@ def random_signs(image: Tensor, budget: float, *, seed: int) -> Tensor:
     check_finite(image)
     colour, alpha = split_alpha(image)
     signs = torch.randint(0, 2, colour.shape[1:], generator=stream(seed, "noise")) * 2 - 1
-    noisy = (colour + signs.to(colour) * levels / 255).clamp(0, 1)
+    # From the levels that a file of the picture holds: from others, rounding could add one.
+    noisy = ((to_levels(colour) + signs.to(colour) * levels) / LEVELS).clamp(0, 1)
     return noisy if alpha is None else torch.cat([noisy, alpha], dim=1)

@@ -24,6 +24,12 @@ def test_it_stays_a_picture_within_the_budget(astronaut: torch.Tensor) -> None:
     assert int(linf_levels(astronaut, noisy)) == 16
 
 
+def test_a_picture_between_levels_differs_from_its_file_by_the_budget() -> None:
+    between = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2)) * 0.8 + 0.1
+    levels = [(picture * 255).round() for picture in (between, random_signs(between, 8, seed=1))]
+    assert float((levels[1] - levels[0]).abs().min()) == float((levels[1] - levels[0]).abs().max()) == 8
+
+
 def test_alpha_is_carried_along_and_grey_stays_grey(astronaut: torch.Tensor) -> None:
     alpha = torch.rand(1, 1, *astronaut.shape[2:], generator=torch.Generator().manual_seed(0))
     noisy = random_signs(torch.cat([astronaut, alpha], dim=1), 8, seed=1)
