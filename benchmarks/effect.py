@@ -186,7 +186,7 @@ def show(people: list[Rows], given: argparse.Namespace) -> None:
     print(f"\nfurther from the clean animation than random noise of the same budget after the same treatment, dB\n{beside_noise(people)}")
     if given.figure is not None:
         rows = {what: {name: interval([r["psnr"] for r in rows]) for name, rows in by.items()} for what, by in gathered(people).items()}
-        title = f"PSNR of the animation against the clean one, dB (lower: more effect); {len(people)} pairs"
+        title = f"PSNR of the animation against the clean one, dB (lower: more effect); up to {len(people)} pairs"
         given.figure.write_text(dot_plot(title, {what: row for what, row in rows.items() if CLEAN not in what}), encoding="utf-8")
 
 
