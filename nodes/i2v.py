@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 from torch import Tensor
 
-from .bridge.video.checks import check_size as check_video_size
-from .bridge.video.checks import check_sockets, check_weights, family_of, names
+from .bridge.video.checks import check_size, check_sockets, check_weights, family_of, names
 from .bridge.video.families import Conditioning, Family
 from .bridge.video.model import Sampling, VideoSize
 from .bridge.video.taps import attention_blocks, papers_blocks
@@ -90,7 +89,7 @@ class I2VSurrogate(io.ComfyNode):
         family, size = family_of(model, conditioning), VideoSize(width, height, length)
         check_sockets(model, family, vae, clip=clip_vision is not None, text=positive is not None)
         check_weights(model.model)
-        check_video_size(family, size)
+        check_size(family, size)
         if video is not None and video.shape[0] != length:
             raise ValueError(f"The video has {video.shape[0]} frames and the length is {length}: set the length to the video's frames.")
         told = positive or []

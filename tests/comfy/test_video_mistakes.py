@@ -104,9 +104,9 @@ def guarded(loaded: Loaded, image: Tensor, *, mode: dict[str, object] | None = N
 
     inputs = {"target_weight": 1.0, "contrast_weight": 1.0, "attention_weight": 1.0, "penalty_weight": 100.0, **changes}
     chosen = {"mode": "hard", "budget": 8.0, "step": 1.0} if mode is None else mode
-    node = I2VGuard.PREPARE_CLASS_CLONE(None) if hasattr(I2VGuard, "PREPARE_CLASS_CLONE") else I2VGuard
     with torch.inference_mode():
-        out = node.execute(image, loaded.spec(side=0), chosen, steps, 1, 64, "fast", 2.0, **inputs)
+        # As the server does, which is where hidden inputs come from.
+        out = I2VGuard.PREPARE_CLASS_CLONE(None).execute(image, loaded.spec(side=0), chosen, steps, 1, 64, "fast", 2.0, **inputs)
     return out.args[0]
 
 

@@ -24,15 +24,15 @@ def names() -> list[str]:
 
 def family_of(model: ModelPatcher, wanted: str = AUTO) -> Family:
     """Raises ValueError where the model is not of the wanted family, of none, or makes videos from text alone."""
-    kinds = [kind.__name__ for kind in type(model.model).__mro__]
-    # The nearest class decides: many models of core derive from one another.
-    found = [family for kind in kinds for family in FAMILIES if kind in family.models and kinds.index(kind) == 0]
+    # The very class: many models of core derive from one another and are conditioned otherwise.
+    kind = type(model.model).__name__
+    found = [family for family in FAMILIES if kind in family.models]
     if not found:
         known = ", ".join(dict.fromkeys(family.name.split(" (")[0] for family in FAMILIES))
-        raise ValueError(f"The model is {_title(kinds[0])}, of which no picture's video is known here: connect a model of {known}.")
+        raise ValueError(f"The model is {_title(kind)}, of which no picture's video is known here: connect a model of {known}.")
     chosen = [family for family in found if wanted in (AUTO, family.name)]
     if not chosen:
-        raise ValueError(f"The model is {_title(kinds[0])} and cannot be prepared as {wanted}: choose {AUTO}, or {found[0].name}.")
+        raise ValueError(f"The model is {_title(kind)} and cannot be prepared as {wanted}: choose {AUTO}, or {found[0].name}.")
     if _from_text_alone(model.model):
         raise ValueError("The model makes videos from text alone: load its image-to-video version.")
     return chosen[0]
