@@ -16,7 +16,7 @@ from bench import cpu_shim
 
 cpu_shim.install()
 
-from goldens import dormant  # noqa: E402
+from goldens import baselines, dormant  # noqa: E402
 from goldens.folder import Folder, Row  # noqa: E402
 
 
@@ -27,7 +27,7 @@ class Set(NamedTuple):
     checks: Callable[[Folder], Iterator[Row]]
 
 
-SETS = {"dormant": Set(dormant.matches, dormant.checks)}
+SETS = {"dormant": Set(dormant.matches, dormant.checks), "baselines": Set(baselines.matches, baselines.checks)}
 
 
 def checks(path: Path) -> Iterator[Row]:

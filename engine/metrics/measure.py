@@ -1,0 +1,72 @@
+"""What a measure is: a name and pure functions. Values are per item (frame, transition or window), so that intervals can be given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+Higher = Literal["more alike", "less alike", "better", "more motion", "smoother"]
+"""What a higher value says: of two videos, or of one by itself."""
+
+
+@dataclass(frozen=True)
+class PairMeasure:
+    """Frame against frame. compare: [N,3,H,W], [N,3,H,W] in [0,1] -> [N]."""
+
+    name: str
+    unit: str
+    higher: Higher
+    compare: Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """What a network says of runs of `span` frames, every `stride`-th: describe is [n,span,3,H,W] in [0,1] -> [n,D].
+
+    Measures with an equal key share what was computed.
+    """
+
+    key: str
+    describe: Callable[[Tensor], Tensor]
+    span: int = 1
+    stride: int = 1
+
+
+@dataclass(frozen=True)
+class ClipMeasure:
+    """Of one video by itself. score: descriptions [M,D] -> [K]."""
+
+    name: str
+    unit: str
+    higher: Higher
+    descriptor: Descriptor
+    score: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class SetMeasure:
+    """Of two videos by what a network says of each. compare: [M,D] of the reference, [M',D] -> [K], or one number.
+
+    least: below so many descriptions of either the number says more of the sample than of the videos, and is withheld.
+    """
+
+    name: str
+    unit: str
+    higher: Higher
+    descriptor: Descriptor
+    compare: Callable[[Tensor, Tensor], Tensor]
+    least: int = 1
+
+
+Measure = PairMeasure | ClipMeasure | SetMeasure
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """A measure that cannot be taken here. why: one sentence that says what to do."""
+
+    name: str
+    why: str
