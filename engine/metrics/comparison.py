@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from types import NoneType
+from typing import Any
 
 from torch import Tensor
 
@@ -57,3 +60,45 @@ class Comparison:
     strip_indices: tuple[int, ...]
     notes: tuple[str, ...] = ()
     settings: Mapping[str, object] = field(default_factory=dict)
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """Everything but the pictures, as values that every JSON reader takes.
+
+    JSON has no infinity: it is written as the text "inf" or "-inf" (PSNR of equal frames), and what is not a number as null.
+    Of the strips only their branches, sizes and frame numbers (from 0) are told; settings that are no plain values become text.
+    """
+    return {
+        "victim": comparison.victim,
+        "surrogate": comparison.surrogate,
+        "frames": comparison.frames,
+        "height": comparison.size[0],
+        "width": comparison.size[1],
+        "notes": list(comparison.notes),
+        "settings": plain(comparison.settings),
+        "strips": {
+            "frames": list(comparison.strip_indices),
+            "branches": {branch: {"height": strip.shape[-2], "width": strip.shape[-1]} for branch, strip in comparison.strips.items()},
+        },
+        "rows": [
+            {
+                "name": row.name,
+                "unit": row.unit,
+                "higher": row.higher,
+                "reference": row.reference,
+                "readings": {branch: plain(asdict(reading)) for branch, reading in row.readings.items()},
+            }
+            for row in comparison.rows
+        ],
+    }
+
+
+def plain(value: object) -> Any:
+    """A value as JSON knows it: see as_json."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else "inf" if value > 0 else "-inf"
+    return value if isinstance(value, (str, int, float, bool, NoneType)) else str(value)

@@ -26,13 +26,15 @@ class PairMeasure:
 class Descriptor:
     """What a network says of runs of `span` frames, every `stride`-th: describe is [n,span,3,H,W] in [0,1] -> [n,D].
 
-    Measures with an equal key share what was computed.
+    Measures with an equal key share what was computed. prepare: what becomes of each frame before runs are made of them,
+    [n,3,H,W] -> [n,...], so that a frame in many runs is resized once; describe then gets [n,span,...].
     """
 
     key: str
     describe: Callable[[Tensor], Tensor]
     span: int = 1
     stride: int = 1
+    prepare: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)

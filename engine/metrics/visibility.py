@@ -71,7 +71,7 @@ def _compare(clean: Tensor, protected: Tensor, lpips: PerceptualNetwork | None) 
         changed=float((before != after).any(1).float().mean()),
         psnr=float(psnr(before, after)),
         ssim=float(ssim(before, after)),
-        lpips=None if lpips is None else float(lpips(_for_lpips(before), _for_lpips(after))),
+        lpips=None if lpips is None else float(lpips(for_lpips(before), for_lpips(after))),
     )
 
 
@@ -79,8 +79,8 @@ def _describe(image: Tensor) -> str:
     return f"{image.shape[0]} of {image.shape[-1]}x{image.shape[-2]}"
 
 
-def _for_lpips(image: Tensor) -> Tensor:
-    """Within what a network can take: reduced where its activations would fill the memory, padded where poolings need pixels."""
+def for_lpips(image: Tensor) -> Tensor:
+    """[N,3,H,W], within what a network can take: reduced where its activations would fill the memory, padded where poolings need pixels."""
     height, width = image.shape[-2:]
     scale = min(1.0, LPIPS_LONGEST / max(height, width))
     image = resize(image, (max(1, round(height * scale)), max(1, round(width * scale))))

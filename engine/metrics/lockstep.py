@@ -1,0 +1,77 @@
+"""Videos that can be compared: of one length and size, whole, and in chunks that fit each other."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from .clip import CHUNK, Clip
+from .readings import NAMES
+
+
+def common_length(branches: Mapping[str, Clip], shortest: bool) -> tuple[int, tuple[str, ...]]:
+    """Frames to compare, and notes. Raises ValueError for videos without any and, unless `shortest`, of different lengths."""
+    lengths = {branch: clip.frames for branch, clip in branches.items()}
+    for branch, length in lengths.items():
+        if length == 0:
+            raise ValueError(f"The {NAMES[branch]} video has no frames: connect one that has.")
+    least, told = min(lengths.values()), ", ".join(f"{NAMES[branch]} {length}" for branch, length in lengths.items())
+    if len(set(lengths.values())) == 1:
+        return least, ()
+    if not shortest:
+        raise ValueError(
+            f"The videos have different numbers of frames ({told}): make them with the same settings, "
+            'or set "length" to "shortest" to compare the frames that all have.'
+        )
+    return least, (f"Only the first {least} frames are compared, since the videos have different lengths ({told}).",)
+
+
+def check_sizes(branches: Mapping[str, Clip]) -> None:
+    """Raises ValueError for different ones."""
+    sizes = {branch: clip.size for branch, clip in branches.items()}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{NAMES[branch]} {width}x{height}" for branch, (height, width) in sizes.items())
+        raise ValueError(f"The videos have different sizes ({told}): make them with the same settings, or resize them to one size first.")
+
+
+def exactly(clip: Clip, branch: str, frames: int) -> Generator[Tensor, None, None]:
+    """The first `frames` frames in chunks of CHUNK, the last one shorter, whatever chunks the clip gives.
+
+    Raises ValueError for pixels that are not numbers and for a clip with fewer frames.
+    """
+    held, done = [], 0
+    with _reading(clip) as chunks:
+        for chunk in chunks:
+            for picture in chunk[: frames - done]:
+                held.append(picture)
+                done += 1
+                if len(held) == CHUNK or done == frames:
+                    yield _finite(torch.stack(held), branch, done - len(held))
+                    held = []
+            if done == frames:
+                return
+    raise ValueError(f"The {NAMES[branch]} video ends after {done} of {frames} frames: save it again, its file may be damaged.")
+
+
+@contextlib.contextmanager
+def _reading(clip: Clip) -> Iterator[Iterator[Tensor]]:
+    """Its frames; a file that they come from is closed in the end, however early that is."""
+    chunks = clip.read()
+    try:
+        yield chunks
+    finally:
+        if isinstance(chunks, Generator):
+            chunks.close()
+
+
+def _finite(chunk: Tensor, branch: str, first: int) -> Tensor:
+    broken = ~torch.isfinite(chunk).flatten(1).all(1)
+    if bool(broken.any()):
+        raise ValueError(
+            f"Frame {first + int(broken.int().argmax()) + 1} of the {NAMES[branch]} video has pixels that are not numbers (NaN or "
+            "infinity): look for the node before this one that made them, often a VAE Decode in half precision."
+        )
+    return chunk
