@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import folder_paths
@@ -65,12 +67,11 @@ class SaveProtectedImage(io.ComfyNode):
             data = encode_picture(picture, format, text=text)
             reference = None if references is None else references[index % references.shape[0]]
             difference = _verify(decode_picture(data), picture, reference, budget)
-            path, subfolder = _write(
-                filename_prefix.replace("%batch_num%", str(index)), format, data, width=picture.shape[-1], height=picture.shape[-2]
-            )
-            saved.append({"filename": path.name, "subfolder": subfolder, "type": "output"})
+            prefix = filename_prefix.replace("%batch_num%", str(index))
+            (entry,) = write_numbered(prefix, {format: data}, width=picture.shape[-1], height=picture.shape[-2])
+            saved.append(entry)
             checked = "" if difference is None else f", differs by at most {difference} levels"
-            notes.append(f"{path.name}: {len(data) / 1024:.0f} kB{checked}")
+            notes.append(f"{entry['filename']}: {len(data) / 1024:.0f} kB{checked}")
         report = "\n".join(notes)
         show_text(report, node_id=cls.hidden.unique_id)
         return io.NodeOutput(report, ui={"images": saved, "text": (report,)})
@@ -102,20 +103,26 @@ def _verify(written: Tensor, picture: Tensor, reference: Tensor | None, budget: 
     return difference
 
 
-def _write(prefix: str, format: Format, data: bytes, *, width: int, height: int) -> tuple[Path, str]:
-    """Write under the first free number. Returns the path and its folder below the output folder."""
+def write_numbered(prefix: str, files: Mapping[str, bytes], *, width: int = 0, height: int = 0) -> list[dict[str, str]]:
+    """Write files, by their endings, below ComfyUI's output folder under the first number that is free for all of them.
+
+    Returns what ComfyUI's page needs to find each. Raises what folder_paths raises for a prefix that leads out of the folder.
+    """
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory(), width, height)
-    while True:
-        path = Path(folder) / f"{name}_{counter:05}_.{format}"
-        try:
-            write_new(path, data)
-        except FileExistsError:
-            counter += 1
-        else:
-            break
-    if path.read_bytes() != data:
-        raise OSError(f"{path.name} reads back differently from what was written: check the disk of the output folder.")
-    return path, subfolder
+    paths: dict[str, Path] = {}
+    while not paths:
+        numbered = {ending: Path(folder) / f"{name}_{counter:05}_.{ending}" for ending in files}
+        if not any(path.exists() for path in numbered.values()):
+            # Another process may take the number in between; what was written by then stays, and all is written under the next.
+            with contextlib.suppress(FileExistsError):
+                for ending, path in numbered.items():
+                    write_new(path, files[ending])
+                paths = numbered
+        counter += 1
+    for ending, path in paths.items():
+        if path.read_bytes() != files[ending]:
+            raise OSError(f"{path.name} reads back differently from what was written: check the disk of the output folder.")
+    return [{"filename": path.name, "subfolder": subfolder, "type": "output"} for path in paths.values()]
 
 
 def _recipe(prompt: object, extra: dict[str, object] | None) -> dict[str, str]:

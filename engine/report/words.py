@@ -1,0 +1,163 @@
+"""What the numbers of a report say, in sentences that promise nothing."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from ..metrics.comparison import CLEAN, NOISE, PROTECTED, TRUTH, Comparison, Reading, Row
+from ..metrics.visibility import Visibility
+from .document import Report
+
+BRANCH_NAMES = {CLEAN: "clean", PROTECTED: "protected", NOISE: "noise", TRUTH: "ground truth"}
+_FIRST = ("lpips", "ssim", "psnr")
+"""Which measure leads a summary, by the beginning of its name: perceived difference before pixels."""
+
+Verdict = Literal["more", "less", "open"]
+"""Whether a measure sees the protected video further from the clean one than the noisy one, nearer to it, or cannot tell."""
+
+
+def number(value: float) -> str:
+    """A number as a page shows it: four significant digits or four decimals, with a real minus sign."""
+    if math.isnan(value):
+        return "not a number"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    size = abs(value)
+    decimals = 4 if size < 1 else 3 if size < 10 else 2 if size < 100 else 1
+    text = f"{value:.2g}" if 0 < size < 1e-3 else f"{value:.{decimals}f}"
+    return text.replace("-", "−")
+
+
+def reason(reading: Reading) -> str:
+    """Why there is no value."""
+    return reading.why if reading.why.startswith("not measured") else f"not measured: {reading.why}"
+
+
+def spread(reading: Reading) -> str:
+    """The interval in words, or "" where there is none."""
+    return "" if reading.low is None or reading.high is None else f"{number(reading.low)} to {number(reading.high)}"
+
+
+def against_clean(comparison: Comparison) -> list[Row]:
+    """Rows that compare videos with the clean one and have a value for the protected one, the leading measure first."""
+    rows = [
+        row for row in comparison.rows if row.reference == CLEAN and row.higher in ("more alike", "less alike") and _value(row, PROTECTED)
+    ]
+    return sorted(rows, key=lambda row: next((i for i, name in enumerate(_FIRST) if row.name.lower().startswith(name)), len(_FIRST)))
+
+
+def verdict(row: Row) -> Verdict | None:
+    """By the intervals of the protected and the noisy video, or None where either is missing."""
+    protected, noise = row.readings.get(PROTECTED), row.readings.get(NOISE)
+    if protected is None or noise is None or None in (protected.low, protected.high, noise.low, noise.high):
+        return None
+    above, below = protected.low > noise.high, protected.high < noise.low  # type: ignore[operator]
+    if not above and not below:
+        return "open"
+    return "more" if above == (row.higher == "less alike") else "less"
+
+
+def victim_summary(comparison: Comparison, *, fair: bool | None = None) -> tuple[str, ...]:
+    """What was seen of one victim: first what it means beside noise, then the numbers, then what the victim was to the protection.
+
+    fair: whether the noise has the protection's budget, as `same_budget` says.
+    """
+    rows = against_clean(comparison)
+    if not rows:
+        return ("Nothing was measured that compares the protected video with the clean one.", standing(comparison))
+    noise = "random noise of equal budget" if fair else "random noise"
+    return (_meaning(rows, fair), _measured(rows[0], noise), *_others(rows, noise), standing(comparison))
+
+
+def standing(comparison: Comparison) -> str:
+    if comparison.surrogate:
+        return "The protection was made against this very model, which is its best case: other models may be disturbed less."
+    return "The protection was made without this model (black box)."
+
+
+def visibility_sentence(branch: str, seen: Visibility) -> str:
+    name = "Random noise" if branch == NOISE else "The protection"
+    lpips = "LPIPS not measured" if seen.lpips is None else f"LPIPS {number(seen.lpips)}"
+    levels = f"{seen.linf} {'level' if seen.linf == 1 else 'levels'}"
+    return (
+        f"{name} changes channels by at most {levels} of 255 and touches {number(100 * seen.changed)}\u00a0% of the pixels: "
+        f"PSNR {number(seen.psnr)} dB, SSIM {number(seen.ssim)}, {lpips}."
+    )
+
+
+def same_budget(visibilities: Mapping[str, Visibility]) -> bool | None:
+    """Whether noise and protection change a channel by equally many levels at most; None where either was not looked at."""
+    protected, noise = (visibilities.get(branch) for branch in (PROTECTED, NOISE))
+    return None if protected is None or noise is None else protected.linf == noise.linf
+
+
+def budget_sentence(comparisons: Iterable[Comparison], visibilities: Mapping[str, Visibility]) -> str:
+    """Whether the noise that serves as a baseline is of the protection's budget; "" where there is none."""
+    match same_budget(visibilities):
+        case None:
+            compared = any(NOISE in row.readings for comparison in comparisons for row in comparison.rows)
+            return (
+                "Whether the noise has the protection's budget was not checked, since not all pictures were connected." if compared else ""
+            )
+        case True:
+            return f"Noise and protection have the same budget, {visibilities[NOISE].linf} levels."
+    levels = f"{visibilities[NOISE].linf} against {visibilities[PROTECTED].linf} levels"
+    return f"Noise and protection differ in budget, {levels}: beside each other they say little."
+
+
+def picture_summary(report: Report) -> str:
+    """How visible the change is, and whether the noise is a fair baseline; "" where no pictures were given."""
+    visible = [visibility_sentence(branch, report.visibilities[branch]) for branch in (PROTECTED, NOISE) if branch in report.visibilities]
+    return " ".join(filter(None, [budget_sentence(report.comparisons, report.visibilities), *visible]))
+
+
+def report_summary(report: Report) -> str:
+    """The summary as plain text, a line for each victim and one for the picture."""
+    fair = same_budget(report.visibilities)
+    lines = [f"{comparison.victim}: {' '.join(victim_summary(comparison, fair=fair))}" for comparison in report.comparisons]
+    return "\n".join(filter(None, [*lines, picture_summary(report)]))
+
+
+def _value(row: Row, branch: str) -> bool:
+    return branch in row.readings and row.readings[branch].value is not None
+
+
+def _measured(row: Row, noise: str) -> str:
+    unit = f" {row.unit}" if row.unit else ""
+
+    def told(branch: str, name: str) -> str:
+        reading = row.readings[branch]
+        assert reading.value is not None
+        interval = f"95\u00a0% interval {spread(reading)}" if spread(reading) else "no interval"
+        return f"{number(reading.value)}{unit} {name} ({interval})"
+
+    parts = [told(PROTECTED, "for the protected picture")]
+    if _value(row, NOISE):
+        parts.append(told(NOISE, f"for the picture with {noise}"))
+    return f"Against the video of the clean picture, {row.name} is {' and '.join(parts)}; higher is {row.higher}."
+
+
+def _meaning(rows: list[Row], fair: bool | None) -> str:
+    if not _value(rows[0], NOISE):
+        return "No picture with random noise was compared, so how much of this any change of the picture would do is not known."
+    said = {
+        "more": "The protection changed this video more than the noise did",
+        "less": "The noise changed this video more than the protection did",
+        "open": "The intervals overlap, so these frames do not tell the protection from noise",
+        None: "Without intervals this is an example, not evidence",
+    }[verdict(rows[0])]
+    return f"{said}, and the two differ in budget." if fair is False else f"{said}."
+
+
+def _others(rows: list[Row], noise: str) -> list[str]:
+    told = [_measured(row, noise) for row in rows[1:] if row.name.lower().startswith("identity")]
+    counts = Counter(found for row in rows if (found := verdict(row)) is not None)
+    if counts.total() > 1:
+        told.append(
+            f"Of {counts.total()} measures against the clean video, {counts['more']} see the protected one clearly further from it than "
+            f"the noisy one, {counts['less']} see the reverse and {counts['open']} cannot tell."
+        )
+    return told
