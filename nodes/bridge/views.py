@@ -77,6 +77,37 @@ class DifferentiableVAE:
         (latent,) = with_scaled_gradient(lambda frames: (self._encode(frames, frames=True),), frames)
         return latent
 
+    def decoding_memory_required(self, latent: Tensor) -> float:
+        """Core's estimate of the bytes that decoding takes; of the latent only the shape counts."""
+        return float(self.socket.memory_used_decode(latent.shape, self.socket.vae_dtype))
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Latent [B,C,h,w] of a VAE of pictures -> [B,3,H,W] as core's VAE Decode returns it, fp32: most VAEs clamp to [0,1].
+
+        Raises ValueError for VAEs of videos and of anything but colours.
+        """
+        refuse_other_than_pictures(self.socket)
+        if self.socket.vae_dtype != torch.float16:
+            return self._decode(latent)
+        (image,) = with_scaled_gradient(lambda latent: (self._decode(latent),), latent)
+        return image
+
+    def _decode(self, latent: Tensor) -> Tensor:
+        latents = latent.to(device=self.socket.device, dtype=self.socket.vae_dtype)
+        pixels = self.turn.run(lambda: self.patcher.model.decode(latents))
+        # A copy, as core makes one: what follows works in place.
+        formatted: Tensor = self.socket.process_output(pixels.to(device=latent.device, dtype=torch.float32, copy=True))
+        return formatted
+
+
+def refuse_other_than_pictures(vae: comfy.sd.VAE) -> None:
+    """Raises ValueError for a VAE of videos, audio or another number of channels."""
+    if vae.latent_dim != 2 or vae.output_channels != 3:
+        kind = "videos" if vae.latent_dim == 3 else "something other than pictures"
+        raise ValueError(
+            f"This VAE is one of {kind}, and here the VAE of an image model is needed: connect Stable Diffusion's, for instance."
+        )
+
 
 def _refuse_missing_encoder(vae: comfy.sd.VAE) -> None:
     """Core loads a decoder-only file without complaint and leaves the encoder's weights uninitialised."""
