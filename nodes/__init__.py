@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .adm import LoadADM
 from .animators import AnimatePose, LoadPoseAnimator, LoadReferenceNet
 from .baselines import RandomNoise
+from .compare import CompareVideos
 from .dormant import Dormant
 from .eot import EoTNode
 from .evaluate import PerturbationVisibility
@@ -16,7 +18,12 @@ from .lab_victim import AnimateLabVictim
 from .losses_dormant import CLIPSemanticLoss, FrameIncoherenceLoss, LPIPSPenalty, ReferenceNetFeatureLoss, VAELatentLoss
 from .losses_i2vguard import ContrastiveFramesLoss, L2Penalty, TargetLatentLoss, TemporalAttentionLoss
 from .protect import CombineLosses, Protect
+from .purify import PurifyDiffShortcut, PurifyImpress, PurifyNoisyUpscaling
+from .purify_diffusion import PurifyDDSPure, PurifyDiffPure, PurifyGrIDPure
+from .report import ProtectionReport
 from .save import SaveProtectedImage
+from .transform import TransformImage
+from .victims import InstalledVictims
 
 
 class StillguardExtension(ComfyExtension):
@@ -43,6 +50,17 @@ class StillguardExtension(ComfyExtension):
             AnimatePose,
             AnimateLabVictim,
             RandomNoise,
+            InstalledVictims,
+            TransformImage,
+            LoadADM,
+            PurifyImpress,
+            PurifyDiffPure,
+            PurifyDDSPure,
+            PurifyGrIDPure,
+            PurifyDiffShortcut,
+            PurifyNoisyUpscaling,
             PerturbationVisibility,
+            CompareVideos,
+            ProtectionReport,
             SaveProtectedImage,
         ]

@@ -14,7 +14,9 @@ LossSocket = io.Custom("STILLGUARD_LOSS")
 EoTSocket = io.Custom("STILLGUARD_EOT")
 ReferenceNetSocket = io.Custom("STILLGUARD_REFERENCE_NET")
 PoseAnimatorSocket = io.Custom("STILLGUARD_POSE_ANIMATOR")
+ADMSocket = io.Custom("STILLGUARD_ADM")
 I2VSurrogateSocket = io.Custom("STILLGUARD_I2V_SURROGATE")
+ComparisonSocket = io.Custom("STILLGUARD_COMPARISON")
 
 
 class LossSpec(Protocol):

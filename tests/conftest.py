@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 from bench import animator_files, cpu_shim
-from bench.home import save_astronaut, save_example_poses
+from bench.home import save_astronaut, save_example_poses, save_voice
 from bench.paths import BENCH
-from bench.server import ComfyServer
+from bench.server import ComfyServer, link_folder
+from bench.stub_packs import write_stub_packs
 from bench.weights import lpips_backbone
 from torch import Tensor
 
@@ -76,4 +77,15 @@ def server(tmp_path_factory: pytest.TempPathFactory, vgg_file: Path) -> Iterator
     subprocess.run([sys.executable, "-m", "bench.video_files", str(base / "models")], check=True, cwd=ROOT / "tests")
     # One thread: with more, small networks spend their time waiting for each other on a busy machine.
     with ComfyServer(base, packs=[ROOT / "tests" / "testkit"], threads=1) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def pack_server(server: ComfyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """As `server`, with its files and with a stand-in for each third-party pack that a workflow attacks with."""
+    base = tmp_path_factory.mktemp("packs")
+    save_voice(server.base / "input" / "voice.wav")
+    for folder in ("models", "input"):
+        link_folder(server.base / folder, base / folder)
+    with ComfyServer(base, packs=[ROOT / "tests" / "testkit", *write_stub_packs(base / "stubs")], threads=1) as running:
         yield running

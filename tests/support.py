@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import torch
+from bench.ports import PACKS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 Graph = dict[str, dict[str, object]]
+
+WORKFLOWS = sorted((Path(__file__).parents[1] / "workflows").glob("*.json"))
+PACK_NODES = {name: pack.repository for pack in PACKS for name in pack.nodes}
+"""Third-party nodes that workflows use, and whose they are."""
+
+
+def packs_of(workflow: Path) -> set[str]:
+    """Third-party packs that a workflow needs, by their repositories."""
+    return {PACK_NODES[entry["type"]] for entry in json.loads(workflow.read_text(encoding="utf-8"))["nodes"] if entry["type"] in PACK_NODES}
+
+
+OWN_WORKFLOWS = [workflow for workflow in WORKFLOWS if not packs_of(workflow)]
+PACK_WORKFLOWS = [workflow for workflow in WORKFLOWS if packs_of(workflow)]
 
 
 def node(class_type: str, **inputs: object) -> dict[str, object]:
@@ -43,38 +59,64 @@ QUICK: dict[str, dict[str, object]] = {
     "StillguardI2VGuard": {"steps": 2, "working_size": 64},
     "SVD_img2vid_Conditioning": {"width": 64, "height": 64, "video_frames": 3},
     "WanImageToVideo": {"width": 64, "height": 64, "length": 5},
+    "WanAnimateToVideo": {"width": 64, "height": 64, "length": 5},
+    "LTXVImgToVideo": {"width": 64, "height": 64, "length": 9},
+    "HunyuanImageToVideo": {"width": 64, "height": 64, "length": 5},
+    "RepeatImageBatch": {"amount": 1},
+    "ImageScaleToMaxDimension": {"largest_size": 64},
     "KSampler": {"steps": 2},
-    # Files that are gigabytes or that no small network can have.
-    "VAELoader": {"vae_name": "stillguard_lab_vae.safetensors"},
-    "ImageOnlyCheckpointLoader": {"ckpt_name": "tiny_svd.safetensors"},
-    "UNETLoader": {"unet_name": "tiny_wan_i2v.safetensors"},
+    "LTXVScheduler": {"steps": 2},
+    "BasicScheduler": {"steps": 2},
 }
-# The checkpoint's file holds no image encoder.
-SVD_ENCODER = {"hidden": 64, "projection": 1024}
-# Where the model is Wan's.
-QUICK_WAN: dict[str, dict[str, object]] = {
-    "VAELoader": {"vae_name": "tiny_wan_vae.safetensors"},
-    "TestkitTinyCLIPVision": {"hidden": 1280},
+# Files of gigabytes -> small networks of the same class.
+SMALL_FILES = {
+    "vae-ft-mse-840000-ema-pruned.safetensors": "stillguard_lab_vae.safetensors",
+    "svd.safetensors": "tiny_svd.safetensors",
+    "svd_xt.safetensors": "tiny_svd.safetensors",
+    "v1-5-pruned-emaonly-fp16.safetensors": "tiny_sd15.safetensors",
+    "instruct-pix2pix-00-22000.safetensors": "tiny_instruct_pix2pix.safetensors",
+    "ltx-video-2b-v0.9.5.safetensors": "tiny_ltx_checkpoint.safetensors",
+    "wan2.1_i2v_480p_14B_fp16.safetensors": "tiny_wan_i2v.safetensors",
+    "wan2.2_animate_14B_bf16.safetensors": "tiny_wan_animate.safetensors",
+    "hunyuan_video_image_to_video_720p_bf16.safetensors": "tiny_hunyuan.safetensors",
+    "wan_2.1_vae.safetensors": "tiny_wan_vae.safetensors",
+    # The same layout: 16 channels, an eighth of the width, a quarter of the frames.
+    "hunyuan_video_vae_bf16.safetensors": "tiny_wan_vae.safetensors",
 }
 # Core's loaders accept no encoder of this size: image encoders from ViT-L on, and published text encoders.
-STAND_INS = {"CLIPVisionLoader": "TestkitTinyCLIPVision", "CLIPTextEncode": "TestkitTinyConditioning"}
+STAND_INS = {
+    "CLIPVisionLoader": "TestkitTinyCLIPVision",
+    "CLIPTextEncode": "TestkitTinyConditioning",
+    "TextEncodeHunyuanVideo_ImageToVideo": "TestkitTinyConditioning",
+}
+# SVD's file holds no image encoder.
+SVD_ENCODER = {"hidden": 64, "projection": 1024}
+WAN_ENCODER, OTHER_ENCODER = {"hidden": 1280, "projection": 32}, {"hidden": 64, "projection": 32}
+WIDE_TEXT = ("v1-5-pruned-emaonly-fp16.safetensors", "instruct-pix2pix-00-22000.safetensors")
+"""Checkpoints whose text is 768 wide even where the rest is small."""
 
 
-def quick_inputs(kinds: Collection[str]) -> dict[str, dict[str, object]]:
-    """QUICK for a workflow of these nodes."""
-    wan = QUICK_WAN if "UNETLoader" in kinds else {}
-    return {kind: {**QUICK.get(kind, {}), **wan.get(kind, {})} for kind in (*QUICK, *wan)}
+def _small(value: object) -> object:
+    return SMALL_FILES.get(value, value) if isinstance(value, str) else value
+
+
+def _stand_in(kind: str, values: Collection[object], wide: bool) -> dict[str, object]:
+    """Inputs of what stands in for a node of these inputs."""
+    if kind == "CLIPVisionLoader":
+        return dict(WAN_ENCODER if "clip_vision_h.safetensors" in values else OTHER_ENCODER)
+    return {"width": 768 if wide else 16}
 
 
 def make_quick(prompt: Graph) -> Graph:
     """The same prompt with few steps, small pictures and small models."""
-    quick = quick_inputs({str(entry["class_type"]) for entry in prompt.values()})
+    wide = any(name in entry["inputs"].values() for entry in prompt.values() for name in WIDE_TEXT)
     for entry in prompt.values():
-        inputs = entry["inputs"]
-        if entry["class_type"] in STAND_INS:
-            entry["class_type"] = STAND_INS[str(entry["class_type"])]
-            inputs.clear()
-        inputs.update(quick.get(str(entry["class_type"]), {}))
+        kind, inputs = str(entry["class_type"]), entry["inputs"]
+        if kind in STAND_INS:
+            values = [value for value in inputs.values() if isinstance(value, str)]
+            entry.update(class_type=STAND_INS[kind], inputs=_stand_in(kind, values, wide))
+        elif kind not in PACK_NODES:  # those load nothing
+            inputs.update({name: _small(value) for name, value in inputs.items()} | QUICK.get(kind, {}))
     for key, entry in list(prompt.items()):
         if entry["class_type"] == "ImageOnlyCheckpointLoader":
             prompt["encoder of SVD"] = node("TestkitTinyCLIPVision", **SVD_ENCODER)
@@ -87,9 +129,13 @@ def with_stand_ins(document: dict[str, Any]) -> dict[str, Any]:
     """As make_quick does with nodes, for a workflow as the page saves it."""
     nodes = document["nodes"]
     replaced = {entry["id"] for entry in nodes if entry["type"] in STAND_INS}
+    wide = any(name in (entry.get("widgets_values") or ()) for entry in nodes for name in WIDE_TEXT)
     for entry in nodes:
-        if entry["id"] in replaced:
-            entry.update(type=STAND_INS[entry["type"]], inputs=[], widgets_values=[])
+        kind, values = entry["type"], list(entry.get("widgets_values") or ())
+        if kind in STAND_INS:
+            entry.update(type=STAND_INS[kind], inputs=[], widgets_values=list(_stand_in(kind, values, wide).values()))
+        elif values:
+            entry["widgets_values"] = [_small(value) for value in values]
     # A link is [id, from node, its output, to node, its input, type].
     document["links"] = [link for link in document["links"] if link[3] not in replaced]
     for loader in [entry for entry in nodes if entry["type"] == "ImageOnlyCheckpointLoader"]:

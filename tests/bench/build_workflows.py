@@ -1,4 +1,4 @@
-"""`python -m bench.build_workflows`: draw the example workflows in ComfyUI's real page and save what it exports.
+"""`python -m bench.build_workflows [NAME ...]`: draw the example workflows, or some, in ComfyUI's real page and save what it exports.
 
 The page decides how a workflow is written down (widget order, dynamic inputs, versions), so nothing is typed in by hand.
 """
@@ -6,17 +6,22 @@ The page decides how a workflow is written down (widget order, dynamic inputs, v
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from .browser import Frontend, frontend
-from .home import prepare_home
-from .paths import ROOT
+from .home import PHOTO, prepare_home, save_astronaut, save_example_poses, save_voice
+from .paths import BENCH, ROOT, BenchError
+from .ports import PACKS
 from .server import ComfyServer
+from .stub_packs import write_stub_packs
 from .workflow_node import Node
+from .workflows_core import WORKFLOWS as CORE_WORKFLOWS
 from .workflows_dormant import ATTACK_DORMANT, PROTECT_DORMANT
 from .workflows_i2vguard import ATTACK_I2VGUARD_SVD, ATTACK_I2VGUARD_WAN
 from .workflows_lab import ATTACK_LAB
+from .workflows_packs import WORKFLOWS as PACK_WORKFLOWS
 
 _BUILD = """async nodes => {
     const wait = () => new Promise(done => setTimeout(done, 80));
@@ -146,7 +151,10 @@ WORKFLOWS = {
     "attack_lab": ATTACK_LAB,
     "attack_i2vguard_svd": ATTACK_I2VGUARD_SVD,
     "attack_i2vguard_wan": ATTACK_I2VGUARD_WAN,
+    **CORE_WORKFLOWS,
+    **PACK_WORKFLOWS,
 }
+REPOSITORIES = {name: pack.repository for pack in PACKS for name in pack.nodes}
 
 
 def build(page: Frontend, nodes: list[Node]) -> dict[str, Any]:
@@ -154,21 +162,42 @@ def build(page: Frontend, nodes: list[Node]) -> dict[str, Any]:
     page.page.evaluate(_BUILD, [vars(node) for node in nodes])
     page.fit_view()  # the view is saved with the workflow
     workflow: dict[str, Any] = page.page.evaluate("async () => (await app.graphToPrompt()).workflow")
+    for node in workflow["nodes"]:
+        if node["type"] in REPOSITORIES:
+            node["properties"]["aux_id"] = REPOSITORIES[node["type"]]  # where a node is missing, the page names its pack by this
     return workflow
 
 
+def server_with_packs() -> ComfyServer:
+    """A ComfyUI of its own with stand-ins for the third-party packs: they must not stay in the one that a developer opens."""
+    base = BENCH / "packs"
+    save_astronaut(base / "input" / PHOTO)
+    save_example_poses(base / "input")
+    save_voice(base / "input" / "voice.wav")
+    return ComfyServer(base, packs=write_stub_packs(base / "stubs"))
+
+
 def main() -> None:
-    with ComfyServer(prepare_home()) as server:
-        for name, nodes in WORKFLOWS.items():
-            # A page of its own for each: the page remembers widgets by node number, and hands them on to the next graph.
-            with frontend(server.url) as page:
-                page.wait_for_node_type("StillguardProtect")
-                file: Path = ROOT / "workflows" / f"{name}.json"
-                file.parent.mkdir(exist_ok=True)
-                file.write_text(json.dumps(build(page, nodes), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-                page.load_workflow(file)
-                page.fit_view()
-                print(file, page.screenshot(server.base / f"{name}.png"))
+    names = sys.argv[1:] or list(WORKFLOWS)
+    if unknown := sorted(set(names) - WORKFLOWS.keys()):
+        raise BenchError(f"There is no workflow {', '.join(unknown)}; choose of {', '.join(WORKFLOWS)}.")
+    for start, group in ((lambda: ComfyServer(prepare_home()), WORKFLOWS.keys() - PACK_WORKFLOWS), (server_with_packs, PACK_WORKFLOWS)):
+        if chosen := [name for name in names if name in group]:
+            with start() as server:
+                _save(server, chosen)
+
+
+def _save(server: ComfyServer, names: list[str]) -> None:
+    for name in names:
+        # A page of its own for each: the page remembers widgets by node number, and hands them on to the next graph.
+        with frontend(server.url) as page:
+            page.wait_for_node_type("StillguardProtect")
+            file: Path = ROOT / "workflows" / f"{name}.json"
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(json.dumps(build(page, WORKFLOWS[name]), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            page.load_workflow(file)
+            page.fit_view()
+            print(file, page.screenshot(server.base / f"{name}.png"))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from .paths import BENCH, ROOT, BenchError
 from .pose_clip import example_pose
 from .prompt import load_prompt, titles
 from .server import ComfyServer
+from .workflows_core import WORKFLOWS as CORE_WORKFLOWS
+from .workflows_packs import WORKFLOWS as PACK_WORKFLOWS
 
 SIDE, GAP, LINE = 300, 6, 22
 
@@ -76,9 +78,10 @@ def main() -> None:
         "protect_dormant": {"photo": photo, "its pose": posed["pose 0"]},
         "attack_dormant": {"photo": photo, **posed},
         "attack_lab": {"photo": photo, **thirds(animated)},
-        # Nothing that I2VGuard does to real models has been seen either.
+        # Nothing that was done to real models has been seen either.
         "attack_i2vguard_svd": {"photo": photo},
         "attack_i2vguard_wan": {"photo": photo},
+        **{name: {"photo": photo} for name in (*CORE_WORKFLOWS, *PACK_WORKFLOWS)},
     }
     for name, chosen in wanted.items():
         file: Path = ROOT / "workflows" / f"{name}.jpg"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import struct
+import wave
 from pathlib import Path
 
 from .paths import BENCH
@@ -38,3 +41,13 @@ def save_astronaut(path: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(astronaut()).save(path)
+
+
+def save_voice(path: Path, seconds: int = 2, rate: int = 16000) -> None:
+    """A tone, where a workflow wants the recording of a voice."""
+    samples = (round(8000 * math.sin(2 * math.pi * 220 * i / rate)) for i in range(seconds * rate))
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(b"".join(struct.pack("<h", sample) for sample in samples))

@@ -19,9 +19,15 @@ def to_prompt(workflow: dict[str, Any], object_info: dict[str, Any]) -> Prompt:
     with patch.dict(os.environ, HOME=home, USERPROFILE=home):
         from comfy_cli.workflow_to_api import convert_ui_to_api
     prompt: Prompt = convert_ui_to_api(workflow, object_info)
+    for entry in workflow["nodes"]:
+        if entry["type"] == "ImageCropV2" and str(entry["id"]) in prompt:
+            # comfy-cli takes the crop's widget, which holds a box, for a socket.
+            prompt[str(entry["id"])]["inputs"]["crop_region"] = entry["widgets_values"][0]
     unknown = sorted({node["class_type"] for node in prompt.values()} - object_info.keys())
     if unknown:
-        raise BenchError(f"The workflow uses {', '.join(unknown)}, which this server does not have; install or rename these nodes.")
+        packs = {entry["properties"].get("aux_id") for entry in workflow["nodes"] if entry["type"] in unknown} - {None}
+        advice = f"install {', '.join(sorted(packs))}" if packs else "install or rename these nodes"
+        raise BenchError(f"The workflow uses {', '.join(unknown)}, which this server does not have; {advice}.")
     return prompt
 
 

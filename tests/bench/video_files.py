@@ -1,4 +1,6 @@
-"""Image-to-video models with random weights, in files that core's own loaders take without any patch. They prove wiring, not effect.
+"""Image-to-video and image-editing models with random weights, in files that core's own loaders take without any patch.
+
+They prove wiring, not effect.
 
 `python -m bench.video_files FOLDER` writes those of the test server below FOLDER; elsewhere import it where ComfyUI is importable, since
 the layouts are core's classes.
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 from . import cpu_shim
 from .comfyui import comfyui
 
-TEXT, SVD_WIDTH, WAN_CLIP_WIDTH = 16, 1024, 1280
+TEXT, SD_TEXT, SVD_WIDTH, WAN_CLIP_WIDTH = 16, 768, 1024, 1280
 
 _LTX_BLOCKS = [["res_x", 1], ["compress_all", 1], ["res_x", 1], ["compress_all", 1], ["compress_all", 1], ["res_x", 1]]
 LTX_VAE = {
@@ -123,18 +125,32 @@ def hunyuan(folder: Path, *, channels: int = 33) -> Path:
     return _write(weights(network, 7), folder / "tiny_hunyuan.safetensors")
 
 
-def ltx(folder: Path) -> Path:
+def _ltx() -> dict[str, Tensor]:
     from comfy.ldm.lightricks.model import LTXVModel
 
     sides = {"attention_head_dim": 4, "num_attention_heads": 32, "cross_attention_dim": 128, "caption_channels": TEXT, "num_layers": 2}
-    network = LTXVModel(in_channels=128, **sides, **_core())
-    return _write(weights(network, 8), folder / "tiny_ltx.safetensors", {"transformer": {"caption_channels": TEXT}})
+    return weights(LTXVModel(in_channels=128, **sides, **_core()), 8)
+
+
+def _ltx_vae() -> dict[str, Tensor]:
+    from comfy.ldm.lightricks.vae.causal_video_autoencoder import VideoVAE
+
+    return weights(VideoVAE(config=LTX_VAE), 9)
+
+
+def ltx(folder: Path) -> Path:
+    return _write(_ltx(), folder / "tiny_ltx.safetensors", {"transformer": {"caption_channels": TEXT}})
 
 
 def ltx_vae(folder: Path) -> Path:
-    from comfy.ldm.lightricks.vae.causal_video_autoencoder import VideoVAE
+    return _write(_ltx_vae(), folder / "tiny_ltx_vae.safetensors", {"vae": LTX_VAE})
 
-    return _write(weights(VideoVAE(config=LTX_VAE), 9), folder / "tiny_ltx_vae.safetensors", {"vae": LTX_VAE})
+
+def ltx_checkpoint(folder: Path) -> Path:
+    """Both in one file, as published."""
+    state = {f"model.diffusion_model.{key}": value for key, value in _ltx().items()} | {f"vae.{key}": v for key, v in _ltx_vae().items()}
+    config = {"transformer": {"caption_channels": TEXT}, "vae": LTX_VAE}
+    return _write(state, folder / "tiny_ltx_checkpoint.safetensors", config)
 
 
 def svd(folder: Path) -> Path:
@@ -174,6 +190,32 @@ def svd(folder: Path) -> Path:
     return _write(state, folder / "tiny_svd.safetensors")
 
 
+def stable_diffusion(folder: Path, *, channels: int = 4) -> Path:
+    """Stable Diffusion 1.5 of one level, which core knows by its widths; with 8 channels InstructPix2Pix."""
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+    from comfy.taesd.taesd import TAESD
+
+    network = UNetModel(
+        image_size=32,
+        in_channels=channels,
+        out_channels=4,
+        model_channels=320,
+        num_res_blocks=[1],
+        channel_mult=[1],
+        num_heads=8,
+        use_spatial_transformer=True,
+        transformer_depth=[1],
+        transformer_depth_output=[0, 0],
+        transformer_depth_middle=-2,
+        context_dim=SD_TEXT,
+        legacy=False,
+        **_core(),
+    )
+    state = {f"model.diffusion_model.{key}": value.half() for key, value in weights(network, 10).items()}
+    state |= {f"first_stage_model.{key}": value for key, value in weights(TAESD(latent_channels=4), 3).items()}
+    return _write(state, folder / f"tiny_{'sd15' if channels == 4 else 'instruct_pix2pix'}.safetensors")
+
+
 def main() -> None:
     models = Path(sys.argv[1])
     sys.path.insert(0, str(comfyui()))
@@ -181,8 +223,11 @@ def main() -> None:
     import comfy.cli_args
 
     comfy.cli_args.args.cpu = True
-    svd(models / "checkpoints")
-    wan(models / "diffusion_models")
+    for make in (svd, stable_diffusion, ltx_checkpoint):
+        make(models / "checkpoints")
+    stable_diffusion(models / "checkpoints", channels=8)
+    for make in (wan, wan_animate, hunyuan):
+        make(models / "diffusion_models")
     wan_vae(models / "vae")
 
 

@@ -12,9 +12,10 @@ from bench.browser import Frontend, find_chromium, frontend
 from bench.paths import BENCH, ROOT, BenchError
 from bench.prompt import to_prompt
 from bench.server import ComfyServer
-from support import quick_inputs, with_stand_ins
+from support import OWN_WORKFLOWS, QUICK, with_stand_ins
 
-WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+# Those that end in a report run through the API, and one of them in test_chain.py: here they would take minutes.
+QUICK_ONES = [path for path in OWN_WORKFLOWS if "StillguardProtectionReport" not in path.read_text(encoding="utf-8")]
 FIRST_TRY = ROOT / "workflows" / "protect_first_try.json"
 # Workflow -> title of the node that shows what it is about.
 ANIMATED = "Clean and protected, animated"
@@ -45,16 +46,15 @@ def page(request: pytest.FixtureRequest, server: ComfyServer) -> Iterator[Fronte
 
 def quick(page: Frontend, workflow: Path) -> None:
     """Load the workflow with few steps, small pictures and small models."""
-    document = with_stand_ins(json.loads(workflow.read_text(encoding="utf-8")))
-    page.load_workflow(document)
+    page.load_workflow(with_stand_ins(json.loads(workflow.read_text(encoding="utf-8"))))
     page.page.evaluate(
         """quick => { for (const node of app.graph.nodes) for (const [name, value] of Object.entries(quick[node.type] ?? {}))
             node.widgets.find(widget => widget.name === name).value = value; }""",
-        quick_inputs({node["type"] for node in document["nodes"]}),
+        QUICK,
     )
 
 
-@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("workflow", QUICK_ONES, ids=lambda path: path.stem)
 def test_a_workflow_loads_runs_and_shows_its_pictures(page: Frontend, workflow: Path, request: pytest.FixtureRequest) -> None:
     quick(page, workflow)
     assert page.run(seconds=180) == "success"
@@ -68,7 +68,7 @@ def test_a_workflow_loads_runs_and_shows_its_pictures(page: Frontend, workflow: 
     page.screenshot(BENCH / "screenshots" / f"{request.node.callspec.id}.png")
 
 
-@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("workflow", OWN_WORKFLOWS, ids=lambda path: path.stem)
 def test_the_bench_converts_a_workflow_as_the_page_does(page: Frontend, workflow: Path, server: ComfyServer) -> None:
     """And the committed file is what the page would write today: no input is lost or shifted."""
     page.load_workflow(workflow)

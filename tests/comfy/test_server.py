@@ -15,7 +15,7 @@ from bench.prompt import load_prompt
 from bench.server import ComfyServer
 from PIL import Image
 from safetensors.torch import load_file
-from support import Graph, make_quick, node
+from support import OWN_WORKFLOWS, Graph, make_quick, node
 
 NODES = {
     "StillguardVAELatentLoss",
@@ -25,6 +25,8 @@ NODES = {
     "StillguardEoT",
     "StillguardProtect",
     "StillguardPerturbationVisibility",
+    "StillguardCompareVideos",
+    "StillguardProtectionReport",
     "StillguardSaveProtectedImage",
     "StillguardLoadReferenceNet",
     "StillguardLoadPoseAnimator",
@@ -35,6 +37,15 @@ NODES = {
     "StillguardAnimatePose",
     "StillguardAnimateLabVictim",
     "StillguardRandomNoise",
+    "StillguardInstalledVictims",
+    "StillguardTransformImage",
+    "StillguardLoadADM",
+    "StillguardPurifyImpress",
+    "StillguardPurifyDiffPure",
+    "StillguardPurifyDDSPure",
+    "StillguardPurifyGrIDPure",
+    "StillguardPurifyDiffShortcut",
+    "StillguardPurifyNoisyUpscaling",
     "StillguardI2VSurrogate",
     "StillguardTargetLatentLoss",
     "StillguardContrastiveFramesLoss",
@@ -44,6 +55,10 @@ NODES = {
 }
 ROOT = Path(__file__).parents[2]
 Build = Callable[..., Graph]
+# Wan Animate looks at faces of 512 pixels, however small the video.
+SLOW = {"attack_wan_animate": pytest.mark.slow}
+# attack_svd runs in test_attack_chain.py.
+RUN = [pytest.param(path, id=path.stem, marks=SLOW.get(path.stem, ())) for path in OWN_WORKFLOWS if path.stem != "attack_svd"]
 
 
 def levels(data: bytes) -> np.ndarray:
@@ -104,7 +119,7 @@ def test_protects_saves_and_reports_progress(client: Client, protect_graph: Buil
     assert "differs by at most 8 levels" in result.outputs["save"]["text"][0]
 
 
-@pytest.mark.parametrize("workflow", sorted((ROOT / "workflows").glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("workflow", RUN)
 def test_a_workflow_file_runs_through_the_api(client: Client, workflow: Path) -> None:
     """As the demo does it, with three steps at a small working size; nothing that it writes holds a recipe."""
     prompt = make_quick(load_prompt(workflow, client.object_info()))

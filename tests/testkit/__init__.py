@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import copy
 import gc
+from pathlib import Path
 
 import comfy.clip_vision
 import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.supported_models
+import folder_paths
 import torch
+from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy_api.latest import ComfyExtension, io
+from safetensors.torch import save_file
 
 TINY_CLIP = {
     "model_type": "clip_vision_model",
@@ -58,11 +65,94 @@ class TinyConditioning(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(node_id="TestkitTinyConditioning", category="testkit", inputs=[], outputs=[io.Conditioning.Output()])
+        width = io.Int.Input("width", default=16, optional=True)
+        return io.Schema(node_id="TestkitTinyConditioning", category="testkit", inputs=[width], outputs=[io.Conditioning.Output()])
+
+    @classmethod
+    def execute(cls, width: int = 16) -> io.NodeOutput:
+        text = torch.randn(1, 7, width, generator=torch.Generator().manual_seed(0))
+        return io.NodeOutput([[text, {"pooled_output": torch.zeros(1, 768), "attention_mask": torch.ones(1, 7, dtype=torch.long)}]])
+
+
+class NoTextEncoder(io.ComfyNode):
+    """In place of a text encoder that nothing reads."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="TestkitNoTextEncoder", category="testkit", inputs=[], outputs=[io.Clip.Output()])
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        return io.NodeOutput([[torch.randn(1, 7, 16, generator=torch.Generator().manual_seed(0)), {}]])
+        return io.NodeOutput(None)
+
+
+TINY_UNET = {
+    "use_checkpoint": False,
+    "image_size": 32,
+    "use_spatial_transformer": True,
+    "legacy": False,
+    "adm_in_channels": None,
+    "use_temporal_attention": False,
+    "out_channels": 4,
+    "model_channels": 32,
+    "channel_mult": [1, 1, 1, 1],
+    "num_res_blocks": [1, 1, 1, 1],
+    "transformer_depth": [0, 0, 0, 1],
+    "transformer_depth_output": [0, 0, 0, 0, 0, 0, 1, 1],
+    "transformer_depth_middle": 1,
+    "context_dim": 16,
+    "dtype": torch.float32,
+}
+
+
+def tiny_image_model(kind: str, shape: dict[str, object] = TINY_UNET) -> comfy.model_patcher.ModelPatcher:
+    """Core's own class of Stable Diffusion 1.5 ("sd15") or of the x4 upscaler ("x4"), narrower than any that its loaders accept."""
+    config_of, channels = {"sd15": (comfy.supported_models.SD15, 4), "x4": (comfy.supported_models.SD_X4Upscaler, 7)}[kind]
+    config = config_of({**shape, "in_channels": channels})
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({}, "", device="cpu")
+    model.diffusion_model.load_state_dict(random_state(model.diffusion_model, seed=1))
+    devices = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
+    return comfy.model_patcher.ModelPatcher(model, *devices)
+
+
+def fourfold_vae() -> comfy.sd.VAE:
+    """The x4 upscaler's architecture: latents are a quarter of the picture."""
+    ddconfig = {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128, "num_res_blocks": 2}
+    network = AutoencoderKL(ddconfig={**ddconfig, "ch_mult": [1, 2, 4], "attn_resolutions": [], "dropout": 0.0}, embed_dim=4)
+    return comfy.sd.VAE(sd=random_state(network, seed=2))
+
+
+def random_state(network: torch.nn.Module, *, seed: int) -> dict[str, torch.Tensor]:
+    """Weights that neither damp nor amplify; norms are the identity."""
+    generator, state = torch.Generator().manual_seed(seed), {}
+    for key, value in network.state_dict().items():
+        if value.ndim > 1:
+            state[key] = (torch.rand(value.shape, generator=generator) - 0.5) * (12 / value[0].numel()) ** 0.5
+        else:
+            state[key] = torch.ones(value.shape) if key.endswith("weight") else torch.zeros(value.shape)
+    return state
+
+
+class TinyImageModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        kind = io.Combo.Input("kind", options=["sd15", "x4"])
+        return io.Schema(node_id="TestkitTinyImageModel", category="testkit", inputs=[kind], outputs=[io.Model.Output()])
+
+    @classmethod
+    def execute(cls, kind: str) -> io.NodeOutput:
+        return io.NodeOutput(tiny_image_model(kind))
+
+
+class FourfoldVAE(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="TestkitFourfoldVAE", category="testkit", inputs=[], outputs=[io.Vae.Output()])
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(fourfold_vae())
 
 
 class SpoilPixels(io.ComfyNode):
@@ -122,9 +212,33 @@ class Inspect(io.ComfyNode):
         return io.NodeOutput(ui={"facts": (facts,)})
 
 
+class KeepFrames(io.ComfyNode):
+    """Writes frames as they are, before any rounding, to NAME.safetensors in the output folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs = [io.Image.Input("frames"), io.String.Input("name")]
+        return io.Schema(node_id="TestkitKeepFrames", category="testkit", is_output_node=True, inputs=inputs, outputs=[])
+
+    @classmethod
+    def execute(cls, frames: torch.Tensor, name: str) -> io.NodeOutput:
+        save_file({"frames": frames.float().cpu().contiguous()}, Path(folder_paths.get_output_directory()) / f"{name}.safetensors")
+        return io.NodeOutput()
+
+
 class Testkit(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TinyCLIPVision, TinyConditioning, SpoilPixels, ExhaustingVAE, Inspect]
+        return [
+            TinyCLIPVision,
+            TinyConditioning,
+            NoTextEncoder,
+            TinyImageModel,
+            FourfoldVAE,
+            SpoilPixels,
+            ExhaustingVAE,
+            Inspect,
+            KeepFrames,
+        ]
 
 
 async def comfy_entrypoint() -> Testkit:

@@ -1,0 +1,159 @@
+"""What every attack workflow shares: the pictures, one branch for each of them, and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .workflow_node import Link, Node
+
+SEED = 2024
+CLEAN: Link = ("photo", 0)
+"""Also where poses, masks and captions come from, in all branches: a detector that fails on the protected picture is no protection."""
+
+PICTURES: dict[str, Link] = {"clean": CLEAN, "protected": ("protected", 0), "noise": ("noise", 0)}
+MODELS, DRIVERS, BRANCHES = 920, 1300, 1680
+"""Left edges of the columns that a workflow fills itself: model loaders (340 wide), prompts or driving videos (340), the branches."""
+
+MOVES, AVOID = "a person looks into the camera and smiles", "blurry, distorted"
+
+Branch = Callable[[str, Link, int], tuple[list[Node], Link]]
+"""(name, picture, top edge) -> the victim's nodes, whose keys begin with the name, and its frames."""
+
+NOTE = """## Does it protect from {victim}?
+{victim} {does} your photo, its protected version and the photo with random noise of the same budget, all with the same seed. \
+**Protection Report** says what changed.
+
+1. **Photo**: the unprotected original.
+2. **Your protected photo**: the file that *Save Protected Image* wrote. Set the switch below it to *true*; \
+as long as it is *false*, the photo is protected here with the small autoencoder that comes with Stillguard, which protects nobody.
+3. **Random Noise**: give it the `budget` of your protection.
+4. In **Compare Videos**, switch `surrogate` on if the photo was protected with this very model.
+
+{files}
+
+If protected looks like clean, the photo is not protected from this model. If noise does as much as protected, the method adds nothing."""
+
+
+def fixed(**widgets: object) -> dict[str, object]:
+    """Widgets of a node whose seed must not change from run to run."""
+    return {"seed": SEED, "control_after_generate": "fixed", **widgets}
+
+
+def pictures(victim: str, files: str, *, does: str = "animates") -> list[Node]:
+    """The note and the three pictures, PICTURES. files: a sentence that names what the victim needs. does: what it does to a picture."""
+    saving = {"images": PICTURES["protected"], "clean": CLEAN}
+    return [
+        Node("note", "MarkdownNote", (20, 40), (400, 560), widgets={"text": NOTE.format(victim=victim, does=does, files=files)}),
+        Node("photo", "LoadImage", (20, 660), (400, 400), title="Photo", widgets={"image": "astronaut.png"}),
+        Node("own", "LoadImage", (20, 1120), (400, 400), title="Your protected photo", widgets={"image": "astronaut.png"}),
+        Node(
+            "protected",
+            "ComfySwitchNode",
+            (20, 1580),
+            (400, 110),
+            title="Use your protected photo",
+            links={"on_false": ("protect", 0), "on_true": ("own", 0)},
+        ),
+        Node("small_vae", "VAELoader", (460, 40), (420, 60), widgets={"vae_name": "stillguard_lab_vae.safetensors"}),
+        Node("latent", "StillguardVAELatentLoss", (460, 160), (420, 110), links={"vae": ("small_vae", 0)}),
+        Node(
+            "protect",
+            "StillguardProtect",
+            (460, 330),
+            (420, 620),
+            title="Example protection",
+            widgets=fixed(steps=30, working_size=320),
+            links={"image": CLEAN, "loss": ("latent", 0)},
+        ),
+        Node("noise", "StillguardRandomNoise", (460, 1010), (420, 110), widgets=fixed(), links={"image": CLEAN}),
+        Node("save", "StillguardSaveProtectedImage", (460, 1180), (420, 510), title="Protected picture", links=saving),
+    ]
+
+
+def branches(build: Branch, *, top: int = 40, height: int = 580) -> tuple[list[Node], dict[str, Link]]:
+    """The victim on each of PICTURES, one below the other; and where each branch's frames come out."""
+    nodes, frames = [], {}
+    for row, (name, picture) in enumerate(PICTURES.items()):
+        made, frames[name] = build(name, picture, top + row * height)
+        nodes += made
+    return nodes, frames
+
+
+def report(frames: dict[str, Link], victim: str, left: int, *, clip_vision: Link | None = None) -> list[Node]:
+    """Compare Videos and Protection Report, at the right edge. clip_vision: of a victim that has one, for CLIP-I."""
+    seen = {} if clip_vision is None else {"clip_vision": clip_vision}
+    return [
+        Node("compare", "StillguardCompareVideos", (left, 40), (400, 480), widgets={"victim": victim}, links={**frames, **seen}),
+        Node(
+            "report",
+            "StillguardProtectionReport",
+            (left + 440, 40),
+            (760, 900),
+            links={"comparisons.comparison0": ("compare", 0), **PICTURES},
+        ),
+    ]
+
+
+def watched(frames: dict[str, Link], left: int, *, fps: float) -> list[Node]:
+    """A video of the three branches side by side, below the report. For victims that make videos."""
+    # Frames have one size; matching it would send them through a resampler that rounds down.
+    joining = {"direction": "right", "match_image_size": False}
+    first = {"image1": frames["clean"], "image2": frames["protected"]}
+    second = {"image1": ("two", 0), "image2": frames["noise"]}
+    return [
+        Node("two", "ImageStitch", (left, 1000), (400, 160), widgets=joining, links=first),
+        Node("three", "ImageStitch", (left, 1220), (400, 160), widgets=joining, links=second),
+        Node("video", "CreateVideo", (left, 1440), (400, 80), widgets={"fps": fps}, links={"images": ("three", 0)}),
+        Node(
+            "saved",
+            "SaveVideo",
+            (left + 440, 1000),
+            (760, 520),
+            title="Clean, protected, noise",
+            widgets={"filename_prefix": "stillguard/attack"},
+            links={"video": ("video", 0)},
+        ),
+    ]
+
+
+def loader(key: str, kind: str, top: int, **files: str) -> Node:
+    """A node of the column of models. files: widget -> file."""
+    return Node(key, kind, (MODELS, top), (340, 60 + 26 * len(files)), widgets=files)
+
+
+def prompts(clip: Link, prompt: str = MOVES, avoid: str = AVOID, avoid_title: str = "To be avoided") -> list[Node]:
+    """`prompt` and `avoid`, on top of the column of drivers."""
+    return [
+        Node(key, "CLIPTextEncode", (DRIVERS, top), (340, 140), title=title, widgets={"text": text}, links={"clip": clip})
+        for key, title, top, text in (("prompt", "Prompt", 40, prompt), ("avoid", avoid_title, 240, avoid))
+    ]
+
+
+def sampled(name: str, left: int, top: int, links: dict[str, Link], sampler: dict[str, object]) -> Node:
+    """A branch's KSampler, `NAME_sampler`, with the seed of all branches."""
+    return Node(f"{name}_sampler", "KSampler", (left, top), (320, 480), title=f"Attack: {name}", widgets=fixed(**sampler), links=links)
+
+
+def decoded(name: str, left: int, top: int, latent: Link, vae: Link) -> Node:
+    """A branch's frames, `NAME_frames`."""
+    return Node(f"{name}_frames", "VAEDecode", (left, top), (240, 60), links={"samples": latent, "vae": vae})
+
+
+def workflow(
+    victim: str,
+    files: str,
+    victim_nodes: list[Node],
+    branch: Branch,
+    *,
+    width: int,
+    height: int = 580,
+    fps: float | None = None,
+    clip_vision: Link | None = None,
+) -> list[Node]:
+    """All of it. width, height: of a branch. fps: of a victim that makes videos. clip_vision: where one is loaded."""
+    attacked, frames = branches(branch, height=height)
+    right = BRANCHES + width
+    shown = [] if fps is None else watched(frames, right, fps=fps)
+    does = "edits" if fps is None else "animates"
+    end = [*report(frames, victim, right, clip_vision=clip_vision), *shown]
+    return [*pictures(victim, files, does=does), *victim_nodes, *attacked, *end]
