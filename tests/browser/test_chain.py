@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bench.browser import Frontend, find_chromium, frontend
-from bench.paths import BENCH, ROOT, BenchError
+from bench.browser import Frontend, frontend
+from bench.paths import BENCH, ROOT
 from bench.server import ComfyServer
 from support import QUICK, with_stand_ins
 
 WORKFLOW = ROOT / "workflows" / "attack_svd.json"
 SHOTS = BENCH / "screenshots"
-
-try:
-    find_chromium()
-except BenchError as missing:
-    if os.environ.get("STILLGUARD_BROWSER") == "required":
-        raise
-    pytestmark = [pytest.mark.browser, pytest.mark.skip(reason=str(missing))]
-else:
-    pytestmark = pytest.mark.browser
 
 _LUMINANCE = """() => {
     const [r, g, b] = getComputedStyle(document.body).backgroundColor.match(/[\\d.]+/g).map(Number);

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bench.browser import Frontend, find_chromium, frontend
-from bench.paths import BENCH, BenchError
+from bench.browser import Frontend, frontend
+from bench.paths import BENCH
 from bench.prompt import to_prompt
 from bench.server import ComfyServer
 from support import PACK_WORKFLOWS, packs_of
-
-try:
-    find_chromium()
-except BenchError as missing:
-    if os.environ.get("STILLGUARD_BROWSER") == "required":
-        raise
-    pytestmark = [pytest.mark.browser, pytest.mark.skip(reason=str(missing))]
-else:
-    pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")

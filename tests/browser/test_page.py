@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bench.browser import Frontend, find_chromium, frontend
-from bench.paths import BENCH, ROOT, BenchError
+from bench.browser import Frontend, frontend
+from bench.paths import BENCH, ROOT
 from bench.prompt import to_prompt
 from bench.server import ComfyServer
 from support import OWN_WORKFLOWS, QUICK, with_stand_ins
@@ -26,15 +25,6 @@ LAST = {
     "attack_i2vguard_wan": ANIMATED,
 }
 RENDERERS = {"classic": False, "vue": True}
-
-try:
-    find_chromium()
-except BenchError as missing:
-    if os.environ.get("STILLGUARD_BROWSER") == "required":
-        raise
-    pytestmark = [pytest.mark.browser, pytest.mark.skip(reason=str(missing))]
-else:
-    pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module", params=RENDERERS)

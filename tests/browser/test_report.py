@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from bench.browser import Frontend, find_chromium, frontend
-from bench.paths import BENCH, BenchError
+from bench.paths import BENCH
 from bench.server import ComfyServer
 from playwright.sync_api import Page, sync_playwright
 from stillguard.engine.baselines import random_signs
@@ -25,15 +24,6 @@ from stillguard.engine.report.document import NodeSettings, Report, gallery
 from stillguard.engine.report.page import report_page
 from support import Graph, node
 from torch import Tensor
-
-try:
-    find_chromium()
-except BenchError as missing:
-    if os.environ.get("STILLGUARD_BROWSER") == "required":
-        raise
-    pytestmark = [pytest.mark.browser, pytest.mark.skip(reason=str(missing))]
-else:
-    pytestmark = pytest.mark.browser
 
 SCREENSHOTS = BENCH / "screenshots"
 LONG = "AVictimWithANameThatNobodyCouldEverBreakIntoLines" * 3
