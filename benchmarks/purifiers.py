@@ -242,6 +242,7 @@ def latent_rows(form: LatentForm, seed: int) -> dict[str, Callable[[Tensor], Ten
 
     grid = GridSettings(timesteps=50, steps=5, iterations=10, gamma=0.1, window=256)
     return {
+        "the latents' VAE alone": lambda picture: form.decoded(form.encoded(picture), picture).clone(),
         "DiffPure, latents, 150 of 1000": node(diffpure_images, timesteps=150, steps=20),
         "DiffPure, latents, 200 of 1000": node(diffpure_images, timesteps=200, steps=20),
         "DDSPure, latents, radius 11": node(dds_images, radius=11.0),

@@ -48,8 +48,8 @@ def gridpure(
 ) -> Iterator[Gridded]:
     """x <- (1 - gamma) * mean of the purified windows that cover a pixel + gamma * x, one Gridded after each iteration.
 
-    image: [B,C,H,W] in [0,1], any size; a side below `window` is continued by reflection and cut again. purify: takes and gives
-    [B,C,window,window] in [0,1]. truncate: cut to 8 bits after each iteration, as the official code does; that darkens the picture
+    image: [B,C,H,W] in [0,1], or a latent; any size; a side below `window` is continued by reflection and cut again. purify: takes
+    and gives [B,C,window,window]. truncate: cut to 8 bits after each iteration, as the official code does; that darkens the picture
     by about half a level every time, so the default keeps full precision.
     """
     height, width = image.shape[-2:]

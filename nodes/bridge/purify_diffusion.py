@@ -33,15 +33,23 @@ class LatentForm:
 
     def denoised(self, image: Tensor, sigmas: Tensor, sampler: str, *, seed: int, calls: _Calls) -> Tensor:
         """[1,3,H,W] in [0,1], noised to the first sigma and sampled to the last, of the same shape."""
-        latent = self.vae.encode(padded(image, self.vae.spacial_compression_encode()).movedim(1, -1).contiguous())
+        return self.decoded(self.sampled(self.encoded(image), sigmas, sampler, seed=seed, calls=calls), image)
+
+    def encoded(self, image: Tensor) -> Tensor:
+        """[1,3,H,W] in [0,1] -> latent [1,C,h,w], of a video VAE too. Raises ValueError where the model reads another."""
+        latent: Tensor = self.vae.encode(padded(image, self.vae.spacial_compression_encode()).movedim(1, -1).contiguous())
         wanted = self.model.get_model_object("latent_format").latent_channels
         if latent.shape[1] != wanted:
             raise ValueError(
                 f"The VAE makes latents of {latent.shape[1]} channels and the model reads {wanted}: "
                 "connect the VAE that belongs to the model."
             )
+        return latent[:, :, 0] if latent.ndim == 5 else latent
+
+    def sampled(self, latent: Tensor, sigmas: Tensor, sampler: str, *, seed: int, calls: _Calls) -> Tensor:
+        """Latent [1,C,h,w], noised to the first sigma and sampled to the last."""
         latent = comfy.sample.fix_empty_latent_channels(self.model, latent)
-        sampled = comfy.sample.sample_custom(
+        sampled: Tensor = comfy.sample.sample_custom(
             self.model,
             comfy.sample.prepare_noise(latent, seed),
             1.0,
@@ -54,10 +62,14 @@ class LatentForm:
             disable_pbar=True,
             seed=seed,
         )
+        return sampled[:, :, 0] if sampled.ndim == 5 else sampled
+
+    def decoded(self, latent: Tensor, like: Tensor) -> Tensor:
+        """Latent [1,C,h,w] -> [1,3,H,W] in [0,1], of the size that `like` has."""
+        pixels = self.vae.decode(latent.unsqueeze(2) if self.vae.latent_dim == 3 else latent)
         # A video VAE's single picture has a time axis.
-        decoded = self.vae.decode(sampled)
-        pixels = decoded.reshape(-1, *decoded.shape[-3:])[:1].movedim(-1, 1)
-        return pixels[:, :3, : image.shape[-2], : image.shape[-1]]
+        image = pixels.reshape(-1, *pixels.shape[-3:])[:1].movedim(-1, 1)
+        return image[:, :3, : like.shape[-2], : like.shape[-1]]
 
     def descent(self, timesteps: int, steps: int) -> Tensor:
         """Sigmas of KSampler at denoise timesteps/1000."""
@@ -165,15 +177,18 @@ def gridpure_images(images: Tensor, form: LatentForm | LoadedADM, settings: Grid
 
     if isinstance(form, LatentForm):
         sigmas = form.descent(settings.timesteps, settings.steps)
+        window = settings.window // form.vae.spacial_compression_encode()
 
         def latent(picture: Tensor, seed: int, watch: Watch) -> Tensor:
-            counted = calls(picture, watch, settings.window, len(sigmas) - 1)
+            # The windows are cut from the latent, so that the picture passes the VAE once and not in every iteration.
+            encoded = form.encoded(picture)
+            counted = calls(encoded, watch, window, len(sigmas) - 1)
 
-            def purify(window: Tensor) -> Tensor:
+            def purify(part: Tensor) -> Tensor:
                 # Fresh noise for every window.
-                return form.denoised(window, sigmas, "euler_ancestral", seed=seed + counted.done, calls=counted)
+                return form.sampled(part, sigmas, "euler_ancestral", seed=seed + counted.done, calls=counted)
 
-            return gridded(picture, purify, settings.window)
+            return form.decoded(gridded(encoded, purify, window), picture)
 
         return purify_images(images, latent, seed=seed, node_id=node_id)
 

@@ -208,14 +208,16 @@ def test_ddspure_in_latents_is_one_estimate_of_the_model(image: Tensor) -> None:
 @pytest.mark.usefixtures("inference")
 def test_gridpure_in_latents_purifies_windows_with_noise_of_their_own(image: Tensor) -> None:
     """One light iteration without blending over a picture of one window: its window and, once more, its corners."""
-    from stillguard.nodes.bridge.purify_diffusion import GridSettings, diffpure_images, gridpure_images
+    from stillguard.nodes.bridge.purify_diffusion import GridSettings, gridpure_images
 
-    form = latent_form()
-    picture = image.movedim(-1, 1).repeat(1, 1, 2, 3)[..., :128, :128].movedim(1, -1)
+    form, counted = latent_form(), SimpleNamespace(count=lambda: None)
+    picture = image.movedim(-1, 1).repeat(1, 1, 2, 3)[..., :128, :128].contiguous()
     settings = GridSettings(timesteps=50, steps=2, iterations=1, gamma=0.0, window=128)
-    purified = gridpure_images(picture, form, settings, seed=3, node_id=None)
-    parts = [diffpure_images(picture, form, timesteps=50, steps=2, seed=seed, node_id=None) for seed in (3, 5)]
-    torch.testing.assert_close(purified, sum(parts) / 2, rtol=0, atol=1e-6)
+    purified = gridpure_images(picture.movedim(1, -1), form, settings, seed=3, node_id=None)
+    encoded, sigmas = form.encoded(picture), form.descent(50, 2)
+    parts = [form.sampled(encoded, sigmas, "euler_ancestral", seed=seed, calls=counted) for seed in (3, 5)]
+    expected = form.decoded(sum(parts) / 2, picture).movedim(1, -1).clamp(0, 1)
+    torch.testing.assert_close(purified, expected, rtol=0, atol=1e-5)
     larger = gridpure_images(torch.rand(1, 150, 129, 3), form, settings, seed=3, node_id=None)
     assert tuple(larger.shape) == (1, 150, 129, 3)
 
