@@ -108,8 +108,16 @@ def report(result: Result, prompt: Prompt, base: Path) -> Path:
     print("\nPSNR against what is made of the clean photo (lower is more different): noise, protected")
     for what, noise, protected in numbers(pictures, attacks):
         print(f"  {what}: {noise}, {protected}")
-    print(f"Protected picture: {_files(result, prompt, base, PHOTOS['protected'])[0]}\nPictures and numbers: {path}", flush=True)
+    print(f"Protected picture: {_files(result, prompt, base, PHOTOS['protected'])[0]}\nProtection report: {_report_file(result, base)}")
+    print(f"Pictures and numbers: {path}", flush=True)
     return path
+
+
+def _report_file(result: Result, base: Path) -> Path:
+    for output in result.outputs.values():
+        for entry in output.get("stillguard_report", ()):
+            return base / entry["type"] / entry["subfolder"] / entry["filename"]
+    raise BenchError(f"The workflow {WORKFLOW.name} wrote no report; restore it from the repository.")
 
 
 def _compared(victim: str) -> str:

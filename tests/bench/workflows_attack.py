@@ -83,11 +83,11 @@ def report(frames: dict[str, Link], victim: str, left: int, *, clip_vision: Link
     """Compare Videos and Protection Report, at the right edge. clip_vision: of a victim that has one, for CLIP-I."""
     seen = {} if clip_vision is None else {"clip_vision": clip_vision}
     return [
-        Node("compare", "StillguardCompareVideos", (left, 40), (400, 480), widgets={"victim": victim}, links={**frames, **seen}),
+        Node("compare", "StillguardCompareVideos", (left, 40), (520, 920), widgets={"victim": victim}, links={**frames, **seen}),
         Node(
             "report",
             "StillguardProtectionReport",
-            (left + 440, 40),
+            (left + 560, 40),
             (760, 900),
             links={"comparisons.comparison0": ("compare", 0), **PICTURES},
         ),
@@ -107,7 +107,7 @@ def watched(frames: dict[str, Link], left: int, *, fps: float) -> list[Node]:
         Node(
             "saved",
             "SaveVideo",
-            (left + 440, 1000),
+            (left + 560, 1000),
             (760, 520),
             title="Clean, protected, noise",
             widgets={"filename_prefix": "stillguard/attack"},

@@ -19,8 +19,9 @@ Needs nothing but Stillguard, and takes minutes on a CPU. The laboratory's netwo
 2. **Animate (Pose)** lets that animator move the clean picture, the same with random noise of equal budget, and the protected one.
 3. **Animate (Lab Victim)** does it with two animators that the protection knew nothing of.
 
-From left to right: clean, noise, protected. It shows the mechanism. It says nothing about models that people use: for those load their \
-files, see *attack_dormant*."""
+From left to right: clean, noise, protected. **Compare Videos** measures each animator's, **Protection Report** writes down what was seen.
+
+It shows the mechanism. It says nothing about models that people use: for those load their files, see *attack_dormant*."""
 
 
 def _animated(victim: str, picture: str, left: int, top: int) -> Node:
@@ -60,6 +61,21 @@ def _compared(victim: str, top: int) -> list[Node]:
             links={"images": (f"{victim}_all", 0)},
         ),
     ]
+
+
+def _measured(victim: str, top: int) -> Node:
+    links = {picture: (f"{victim}_{picture}", 0) for picture in PICTURES}
+    widgets = {"victim": f"laboratory's {victim}", "surrogate": victim == VICTIMS[0]}
+    return Node(f"{victim}_measured", "StillguardCompareVideos", (3820, top), (520, 700), widgets=widgets, links=links)
+
+
+REPORT = Node(
+    "report",
+    "StillguardProtectionReport",
+    (4380, 40),
+    (760, 900),
+    links={**PICTURES, **{f"comparisons.comparison{index}": (f"{victim}_measured", 0) for index, victim in enumerate(VICTIMS)}},
+)
 
 
 def _saved(key: str, title: str, file: str, top: int, source: tuple[str, int]) -> Node:
@@ -128,4 +144,6 @@ ATTACK_LAB = [
     *_compared(VICTIMS[0], 40),
     *_compared(VICTIMS[1], 480),
     *_compared(VICTIMS[2], 920),
+    *(_measured(victim, 40 + 760 * index) for index, victim in enumerate(VICTIMS)),
+    REPORT,
 ]

@@ -13,8 +13,10 @@ from bench.prompt import to_prompt
 from bench.server import ComfyServer
 from support import OWN_WORKFLOWS, QUICK, with_stand_ins
 
-# Those that end in a report run through the API, and one of them in test_chain.py: here they would take minutes.
-QUICK_ONES = [path for path in OWN_WORKFLOWS if "StillguardProtectionReport" not in path.read_text(encoding="utf-8")]
+# Attacks on other victims than the laboratory's run through the API, and one of them in test_chain.py: here they would take minutes.
+QUICK_ONES = [
+    path for path in OWN_WORKFLOWS if path.stem == "attack_lab" or "StillguardProtectionReport" not in path.read_text(encoding="utf-8")
+]
 FIRST_TRY = ROOT / "workflows" / "protect_first_try.json"
 # Workflow -> title of the node that shows what it is about.
 ANIMATED = "Clean and protected, animated"
