@@ -22,7 +22,7 @@ from ...engine.purify.impress import RoundTrip, impress
 from ...engine.surrogates.perceptual import load_perceptual_network
 from .autograd import autograd_session, make_ordinary, ordinary
 from .progress import PREVIEW_SIDE, SECONDS_BETWEEN_PREVIEWS
-from .surrogates import _VGG16_BYTES_PER_PIXEL
+from .surrogates import VGG16_BYTES_PER_PIXEL
 from .views import DifferentiableVAE, refuse_other_than_pictures
 
 
@@ -134,7 +134,7 @@ def _round_trip(view: DifferentiableVAE, *, low_memory: bool) -> RoundTrip:
 def _room(view: DifferentiableVAE, height: int, width: int, *, low_memory: bool) -> float:
     """Bytes for activations: a pass that keeps its graph takes about four times what core estimates for one without."""
     latent = torch.empty(1, view.socket.latent_channels, height // view.multiple + 1, width // view.multiple + 1, device="meta")
-    parts = [4 * view.memory_required(height, width), 4 * view.decoding_memory_required(latent), _VGG16_BYTES_PER_PIXEL * height * width]
+    parts = [4 * view.memory_required(height, width), 4 * view.decoding_memory_required(latent), VGG16_BYTES_PER_PIXEL * height * width]
     return max(parts) if low_memory else sum(parts)
 
 

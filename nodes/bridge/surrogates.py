@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ..i2v_specs import I2VSurrogateSpec
 
 # Outputs of its thirteen convolutions and rectifiers at the sizes where they lie, in fp32.
-_VGG16_BYTES_PER_PIXEL = 2400
+VGG16_BYTES_PER_PIXEL = 2400
 
 
 class _Unet(Protocol):
@@ -83,7 +83,7 @@ class Surrogates:
         def make() -> _Resident:
             view = load_perceptual_network(backbone)
             patcher = ModelPatcher(view, comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device())
-            return _Resident(view, patcher, lambda height, width: _VGG16_BYTES_PER_PIXEL * height * width)
+            return _Resident(view, patcher, lambda height, width: VGG16_BYTES_PER_PIXEL * height * width)
 
         return cast(PerceptualNetwork, self._once(backbone, make))
 
