@@ -15,7 +15,7 @@ MEANING = {
     "or an image encoder, so a black box may still be a close relative.",
     "Interval and n": "Below a value stand its 95\u00a0% interval and n, the number of frames, transitions or windows that it is the mean "
     "of. The interval is a bootstrap over blocks of neighbouring frames (Politis and Romano 1992): it speaks of other moments of this "
-    "video, not of other photos, seeds or models. Where there are too few values there is none.",
+    "video, not of other photos, seeds or models, and in slow videos it is too narrow. Where there are too few values there is none.",
     "Clearly further": "The intervals of the protected and of the noisy video do not touch.",
     "Drawings beside the table": "Value and interval on a scale of each row's own: circle clean, square protected, diamond noise.",
 }
