@@ -116,7 +116,7 @@ def report(result: Result, prompt: Prompt, base: Path) -> Path:
 def _report_file(result: Result, base: Path) -> Path:
     for output in result.outputs.values():
         for entry in output.get("stillguard_report", ()):
-            return base / entry["type"] / entry["subfolder"] / entry["filename"]
+            return Path(base, entry["type"], entry["subfolder"], entry["filename"])
     raise BenchError(f"The workflow {WORKFLOW.name} wrote no report; restore it from the repository.")
 
 
