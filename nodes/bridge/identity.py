@@ -57,4 +57,6 @@ def _embedding(faces: Sequence[Any]) -> Tensor | None:
     if not faces:
         return None
     largest = max(faces, key=lambda face: (face.bbox[2] - face.bbox[0]) * (face.bbox[3] - face.bbox[1]))
+    if largest.normed_embedding is None:
+        raise ValueError("The insightface input finds faces but does not recognise them: load a model with ArcFace, such as buffalo_l.")
     return torch.from_numpy(np.asarray(largest.normed_embedding)).float()

@@ -50,12 +50,16 @@ class Progress:
 
 
 def _preview(clean: Tensor, protected: Tensor, budget: float) -> Image.Image:
-    clean, protected = (_small(split_alpha(image)[0][:1]) for image in (clean, protected))
-    both = torch.cat([protected, amplified(clean, protected, budget=budget)], dim=3).expand(-1, 3, -1, -1)
-    return Image.fromarray(both[0].permute(1, 2, 0).clamp(0, 1).mul(255).byte().cpu().numpy())
+    clean, protected = (small(split_alpha(image)[0][:1]) for image in (clean, protected))
+    return to_pillow(torch.cat([protected, amplified(clean, protected, budget=budget)], dim=3))
 
 
-def _small(image: Tensor) -> Tensor:
+def to_pillow(image: Tensor) -> Image.Image:
+    """[1,C,H,W] of one or three channels -> an RGB picture."""
+    return Image.fromarray(image[0].expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1).mul(255).round().byte().cpu().numpy())
+
+
+def small(image: Tensor) -> Tensor:
     """At most PREVIEW_SIDE, by skipping pixels: averaging would wash the perturbation out."""
     scale = min(1.0, PREVIEW_SIDE / max(image.shape[-2:]))
     return image if scale == 1.0 else F.interpolate(image, scale_factor=scale, mode="nearest")

@@ -12,7 +12,6 @@ import comfy.sd
 import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -21,7 +20,7 @@ from ...engine.picture import check_finite, resize, split_alpha
 from ...engine.purify.impress import RoundTrip, impress
 from ...engine.surrogates.perceptual import load_perceptual_network
 from .autograd import autograd_session, make_ordinary, ordinary
-from .progress import PREVIEW_SIDE, SECONDS_BETWEEN_PREVIEWS
+from .progress import PREVIEW_SIDE, SECONDS_BETWEEN_PREVIEWS, small, to_pillow
 from .surrogates import VGG16_BYTES_PER_PIXEL
 from .views import DifferentiableVAE, refuse_other_than_pictures
 
@@ -39,7 +38,7 @@ class Watch:
         comfy.model_management.throw_exception_if_processing_interrupted()
         preview = None
         if image is not None and (now := time.monotonic()) >= self._next:
-            self._next, preview = now + SECONDS_BETWEEN_PREVIEWS, ("JPEG", _shown(image), PREVIEW_SIDE)
+            self._next, preview = now + SECONDS_BETWEEN_PREVIEWS, ("JPEG", to_pillow(small(image[:1])), PREVIEW_SIDE)
         self._bar.update_absolute(self.picture * total + done, total=self._pictures * total, preview=preview)
 
 
@@ -136,9 +135,3 @@ def _room(view: DifferentiableVAE, height: int, width: int, *, low_memory: bool)
     latent = torch.empty(1, view.socket.latent_channels, height // view.multiple + 1, width // view.multiple + 1, device="meta")
     parts = [4 * view.memory_required(height, width), 4 * view.decoding_memory_required(latent), VGG16_BYTES_PER_PIXEL * height * width]
     return max(parts) if low_memory else sum(parts)
-
-
-def _shown(image: Tensor) -> Image.Image:
-    scale = min(1.0, PREVIEW_SIDE / max(image.shape[-2:]))
-    small = image[:1] if scale == 1.0 else F.interpolate(image[:1], scale_factor=scale, mode="nearest")
-    return Image.fromarray(small[0].permute(1, 2, 0).clamp(0, 1).mul(255).round().byte().cpu().numpy())

@@ -19,7 +19,7 @@ class Face:
     """What insightface's Face holds and we read."""
 
     bbox: np.ndarray[Any, Any]
-    normed_embedding: np.ndarray[Any, Any]
+    normed_embedding: np.ndarray[Any, Any] | None
 
 
 class Analysis:
@@ -43,6 +43,18 @@ def test_the_largest_face_of_a_picture_is_embedded_and_none_where_there_is_none(
     found = face_embedder(Analysis())(pictures((0.5, 0.9, 0.0), (0.9, 0.5, 0.0), (0.1, 0.1, 0.1)))
     # insightface reads blue first: the first channel here is the third there.
     assert [None if face is None else face.tolist() for face in found] == [[0, 1, 0], [0, 0, 1], None]
+
+
+def test_a_model_that_only_finds_faces_is_explained() -> None:
+    """insightface's Face answers None for what no network computed."""
+    from stillguard.nodes.bridge.identity import face_embedder
+
+    class DetectorOnly:
+        def get(self, picture: np.ndarray[Any, Any]) -> list[Face]:
+            return [Face(np.array([0.0, 0.0, 1.0, 1.0]), None)]
+
+    with pytest.raises(ValueError, match="finds faces but does not recognise them: load a model with ArcFace"):
+        face_embedder(DetectorOnly())(pictures((0.5, 0.5, 0.5)))
 
 
 def test_landmarks_come_from_cores_face_detector() -> None:
