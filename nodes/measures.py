@@ -68,7 +68,7 @@ class Means:
         path = find_file(catalogue()[entry], file or catalogue()[entry].file)
         loaded = load(path)
         self.files[entry] = path.name
-        self._hooks.append(on_device(loaded))
+        self._hooks += on_device(loaded)
         return loaded
 
     def close(self) -> None:

@@ -140,7 +140,8 @@ def reference_net(state: State, name: str, *, dtype: torch.dtype = torch.float32
     except (KeyError, ValueError) as error:
         raise _no_reference_net(name) from error
     tail = f"up_blocks.{len(unet.up_blocks) - 1}.attentions.{len(unet.up_blocks[-1].attentions) - 1}."
-    state = {key: tensor for key, tensor in state.items() if key in unet.state_dict() or not key.startswith((*_UNUSED, tail))}
+    own = unet.state_dict().keys()
+    state = {key: tensor for key, tensor in state.items() if key in own or not key.startswith((*_UNUSED, tail))}
     fill(unet, state, dtype, name=name, what=f"a ReferenceNet in {format.name}'s format", unknown=unknown)
     return ReferenceNet(unet, format)
 

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+import comfy.model_management
 import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -38,6 +39,10 @@ def independent_copy(patcher: ModelPatcher) -> ModelPatcher:
 def _reloaded(patcher: ModelPatcher) -> ModelPatcher:
     twin = patcher.clone(disable_dynamic=True, force_deepcopy=True)
     twin.is_injected = False
+    # Loaders of checkpoints bring a model to the device at once, under a patcher that is gone by now: core must not count it there.
+    books = comfy.model_management.current_loaded_models
+    books[:] = [entry for entry in books if entry.real_model is None or entry.real_model() is not twin.model]
+    twin.unpatch_model(twin.offload_device)
     return twin
 
 
