@@ -284,7 +284,7 @@ def _through_pillow(image: Tensor, change: Callable[[Image.Image], Image.Image])
         changed = np.array(change(Image.fromarray(levels[..., 0] if grey else levels)).convert("L" if grey else "RGB"))
         return torch.from_numpy(changed).view(*changed.shape[:2], -1).permute(2, 0, 1).float() / LEVELS
 
-    return torch.stack([one(picture) for picture in image]).to(image)
+    return torch.stack([one(picture) for picture in image]).to(image.device)
 
 
 def _encoded(image: Tensor, format: str, longest: int, **settings: int | str) -> Tensor:
