@@ -9,7 +9,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-
 SEEDS = 2**64
 """Seeds are 0 to SEEDS - 1, as ComfyUI's own nodes and PyTorch's generators take them."""
 

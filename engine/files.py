@@ -53,7 +53,7 @@ def decode_picture(data: bytes, *, own: bool = False) -> Tensor:
     own: `encode_picture` made the bytes, which may then be of any size. Raises what Pillow raises: UnidentifiedImageError for what is
     no picture, DecompressionBombError for one of more pixels than a file from elsewhere is trusted with.
     """
-    with _opened(data, own) as stored:
+    with open_own(data) if own else Image.open(io.BytesIO(data)) as stored:
         picture = ImageOps.exif_transpose(stored)
         if picture.mode.startswith("I"):
             array = np.asarray(picture).astype(np.float32) / 65535
@@ -64,10 +64,9 @@ def decode_picture(data: bytes, *, own: bool = False) -> Tensor:
     return values.clamp(0, 1) if values.is_floating_point() else values.float() / 255
 
 
-def _opened(data: bytes, own: bool) -> Image.Image:
-    if not own:
-        return Image.open(io.BytesIO(data))
-    # Pillow has no way to ask for this but its one limit; of two threads, the second would take None for the usual one.
+def open_own(data: bytes) -> Image.Image:
+    """A picture file that this process encoded, of any size: Pillow's limit guards against files from elsewhere."""
+    # There is no way to ask for this but that limit, which all threads share: the second of two would take None for the usual one.
     with _unlimited:
         usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:

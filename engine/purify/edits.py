@@ -18,7 +18,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 
 from .. import transforms
-from ..files import WEBP_LONGEST
+from ..files import WEBP_LONGEST, open_own
 from ..picture import LEVELS, to_levels
 
 SUBSAMPLINGS = ("4:2:0", "4:2:2", "4:4:4")
@@ -295,7 +295,7 @@ def _encoded(image: Tensor, format: str, longest: int, **settings: int | str) ->
     def through_file(picture: Image.Image) -> Image.Image:
         buffer = io.BytesIO()
         picture.save(buffer, format, **settings)
-        return Image.open(buffer)
+        return open_own(buffer.getvalue())
 
     return _through_pillow(image, through_file)
 

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from stillguard.engine.files import decode_picture, encode_picture, write_new
 from stillguard.engine.picture import to_levels
+from stillguard.engine.purify.edits import JPEGFile, WebPFile
+from stillguard.engine.transforms import Transform
 from torch import Tensor
 
 
@@ -136,3 +138,11 @@ def test_only_own_files_may_be_larger_than_foreign_ones(format: str, monkeypatch
         decode_picture(data)
     assert torch.equal(decode_picture(data, own=True), to_levels(image) / 255)
     assert Image.MAX_IMAGE_PIXELS == 1000
+
+
+@pytest.mark.parametrize("edit", [JPEGFile(90), WebPFile(90)])
+def test_an_edit_through_a_file_may_be_larger_too(edit: Transform, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.rand(1, 3, 60, 60, generator=torch.Generator().manual_seed(0))
+    expected = edit(image)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert torch.equal(edit(image), expected)
