@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ...engine.draws import following
 from ...engine.picture import check_finite, resize, split_alpha
 from ...engine.purify.impress import RoundTrip, impress
 from ...engine.surrogates.perceptual import load_perceptual_network
@@ -58,7 +59,7 @@ def purify_images(images: Tensor, purify: Purify, *, seed: int, node_id: str | N
     for index, picture in enumerate(colour):
         watch.picture = index
         # In one piece: kernels round differently for other layouts, and a picture's result must not tell what it came with.
-        result = purify(picture[None].expand(-1, 3, -1, -1).clamp(0, 1).contiguous(), seed + index, watch)
+        result = purify(picture[None].expand(-1, 3, -1, -1).clamp(0, 1).contiguous(), following(seed, index), watch)
         result = result.to(comfy.model_management.intermediate_device()).float().clamp(0, 1)
         result = result.mean(1, keepdim=True) if colour.shape[1] == 1 else result
         own = None if alpha is None else resize(alpha[index : index + 1].to(result), (result.shape[-2], result.shape[-1]))

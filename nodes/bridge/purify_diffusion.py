@@ -16,6 +16,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ...engine.draws import following
 from ...engine.purify.diffusion import STEPS, Denoised, Denoiser, dds_one_shot, diffpure, normal_draws, timesteps_for
 from ...engine.purify.gridpure import WINDOW, gridpure, in_windows, number_of_windows
 from .adm import LoadedADM
@@ -186,7 +187,7 @@ def gridpure_images(images: Tensor, form: LatentForm | LoadedADM, settings: Grid
 
             def purify(part: Tensor) -> Tensor:
                 # Fresh noise for every window.
-                return form.sampled(part, sigmas, "euler_ancestral", seed=seed + counted.done, calls=counted)
+                return form.sampled(part, sigmas, "euler_ancestral", seed=following(seed, counted.done), calls=counted)
 
             return form.decoded(gridded(encoded, purify, window), picture)
 
