@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ...engine.draws import following
+from ...engine.draws import SEEDS, following
 from ...engine.picture import check_finite, resize, split_alpha
 from ...engine.purify.impress import RoundTrip, impress
 from ...engine.surrogates.perceptual import load_perceptual_network
@@ -65,6 +65,11 @@ def purify_images(images: Tensor, purify: Purify, *, seed: int, node_id: str | N
         own = None if alpha is None else resize(alpha[index : index + 1].to(result), (result.shape[-2], result.shape[-1]))
         results.append(result if own is None else torch.cat([result, own], dim=1))
     return torch.cat(results).movedim(1, -1)
+
+
+def sampler_seed(seed: int) -> int:
+    """For core's samplers, some of which draw from the seed after this one: the last has none after it, and becomes the first."""
+    return seed % (SEEDS - 1)
 
 
 def padded(image: Tensor, multiple: int) -> Tensor:

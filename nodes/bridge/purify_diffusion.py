@@ -21,7 +21,7 @@ from ...engine.purify.diffusion import STEPS, Denoised, Denoiser, dds_one_shot, 
 from ...engine.purify.gridpure import WINDOW, gridpure, in_windows, number_of_windows
 from .adm import LoadedADM
 from .autograd import make_ordinary, ordinary
-from .purify import Purify, Watch, padded, purify_images
+from .purify import Purify, Watch, padded, purify_images, sampler_seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ class LatentForm:
             latent,
             callback=lambda step, estimate, noisy, total: calls.count(),
             disable_pbar=True,
-            seed=seed,
+            seed=sampler_seed(seed),
         )
         return sampled[:, :, 0] if sampled.ndim == 5 else sampled
 
