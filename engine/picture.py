@@ -12,8 +12,16 @@ LEVELS = 255
 
 
 def to_levels(image: Tensor) -> Tensor:
-    """[0,1] -> the 8-bit level 0..255 that a saved file holds, as float of the same shape."""
-    return (image * LEVELS).round().clamp(0, LEVELS)
+    """[0,1] -> the 8-bit level 0..255 that a saved file holds, as float of the same shape, fp32 or wider."""
+    # Half precision has fewer steps near 1 than there are levels times 2: the product itself would round to another level.
+    wide = image.to(torch.promote_types(image.dtype, torch.float32))
+    return (wide * LEVELS).round().clamp(0, LEVELS)
+
+
+def whole_levels(budget: float, mask: Tensor | None) -> Tensor:
+    """Levels that a budget allows after rounding, where a mask in [0,1] scales it; of the mask's shape, or a scalar."""
+    # The tolerance keeps 8.0 from becoming 7 by the rounding of a product.
+    return (torch.tensor(budget) if mask is None else mask * budget + 1e-4).floor()
 
 
 def split_alpha(image: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from .picture import LEVELS, to_levels
+from .picture import LEVELS, to_levels, whole_levels
 from .update import Variables
 
 
@@ -81,9 +81,7 @@ class RGB:
         return ((clean + inside).clamp(0, 1) - clean,)
 
     def result(self, clean: Tensor, mask: Tensor | None, variables: Variables) -> Tensor:
-        # The tolerance keeps 8.0 from becoming 7 by the rounding of a product.
-        allowed = torch.tensor(self.budget) if mask is None else mask * self.budget + 1e-4
-        bound = allowed.floor().to(clean)
+        bound = whole_levels(self.budget, mask).to(clean)
         before = to_levels(clean)
         # Whole levels that arithmetic left a hair too low are not to lose one.
         after = ((clean + variables[0]) * LEVELS + 1e-3).floor() if self.truncated else to_levels(clean + variables[0])

@@ -24,7 +24,8 @@ def show_text(text: str, *, node_id: str | None) -> None:
     """Write a line below a node in the page; nothing without a server, as in a script."""
     instance = getattr(PromptServer, "instance", None)
     if instance is not None and node_id is not None:
-        instance.send_progress_text(text, node_id)
+        # As bytes, since core refuses half a surrogate pair, which a title that was cut in the middle may hold.
+        instance.send_progress_text(text.encode("utf-8", "replace"), node_id)
 
 
 class Progress:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ...engine.draws import SEEDS, following
 from ...engine.picture import check_finite, resize, split_alpha
 from ...engine.purify.impress import RoundTrip, impress
 from ...engine.surrogates.perceptual import load_perceptual_network
@@ -58,12 +59,17 @@ def purify_images(images: Tensor, purify: Purify, *, seed: int, node_id: str | N
     for index, picture in enumerate(colour):
         watch.picture = index
         # In one piece: kernels round differently for other layouts, and a picture's result must not tell what it came with.
-        result = purify(picture[None].expand(-1, 3, -1, -1).clamp(0, 1).contiguous(), seed + index, watch)
+        result = purify(picture[None].expand(-1, 3, -1, -1).clamp(0, 1).contiguous(), following(seed, index), watch)
         result = result.to(comfy.model_management.intermediate_device()).float().clamp(0, 1)
         result = result.mean(1, keepdim=True) if colour.shape[1] == 1 else result
         own = None if alpha is None else resize(alpha[index : index + 1].to(result), (result.shape[-2], result.shape[-1]))
         results.append(result if own is None else torch.cat([result, own], dim=1))
     return torch.cat(results).movedim(1, -1)
+
+
+def sampler_seed(seed: int) -> int:
+    """For core's samplers, some of which draw from the seed after this one: the last has none after it, and becomes the first."""
+    return seed % (SEEDS - 1)
 
 
 def padded(image: Tensor, multiple: int) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...engine.attack import Step, protect
+from ...engine.draws import following
 from ...engine.objective import Objective, Term
 from ...engine.observation import Sight
 from ...engine.picture import LEVELS, amplified, check_finite, resize, split_alpha, squash
@@ -54,14 +55,14 @@ def protect_images(
         objective = _objective(losses, surrogates)
         clean = ordinary(images).movedim(-1, 1).float()
         check_finite(clean)
-        masks = None if mask is None else _matching(ordinary(mask), clean, settings.space.budget)
+        masks = None if mask is None else matching_mask(ordinary(mask), clean, settings.space.budget)
         sight = Sight(longest=settings.longest, multiple=surrogates.multiple)
         height, width = sight.size(clean.shape[-2], clean.shape[-1])
         progress = Progress(clean.shape[0] * settings.steps, node_id=node_id)
         results = []
         with surrogates.resident(height=height, width=width, low_memory=settings.low_memory):
             for index, picture in enumerate(clean):
-                run = replace(settings, seed=settings.seed + index)
+                run = replace(settings, seed=following(settings.seed, index))
                 own_mask = None if masks is None else masks[index % masks.shape[0]][None].to(device)
                 steps = _Steps(picture[None].to(device), objective, run, sight, own_mask, surrogates)
                 results.append(steps.run(progress, before=index * settings.steps).to(out))
@@ -78,7 +79,7 @@ def squashed(images: Tensor, mask: Tensor | None, side: int) -> tuple[Tensor, Te
     pictures = images.movedim(-1, 1)
     check_finite(pictures)
     colour = squash(split_alpha(pictures)[0], side).movedim(1, -1)
-    return colour, None if mask is None else resize(_matching(mask, pictures, LEVELS), (side, side))[:, 0]
+    return colour, None if mask is None else resize(matching_mask(mask, pictures, LEVELS), (side, side))[:, 0]
 
 
 @dataclass(frozen=True)
@@ -151,9 +152,8 @@ def _check_batch(images: Tensor, losses: Losses) -> None:
         )
 
 
-def _matching(mask: Tensor, clean: Tensor, budget: float) -> Tensor:
-    """MASK [B,H,W] -> [B,1,H,W], checked against the pictures."""
-    mask = mask[None] if mask.ndim == 2 else mask
+def matching_mask(mask: Tensor, clean: Tensor, budget: float) -> Tensor:
+    """MASK [B,H,W] -> [B,1,H,W]. Raises ValueError where it does not fit the pictures, or leaves no level of the budget."""
     if mask.shape[-2:] != clean.shape[-2:]:
         raise ValueError(
             f"The mask is {mask.shape[-1]}x{mask.shape[-2]} but the picture is {clean.shape[-1]}x{clean.shape[-2]}: resize the mask to the "
