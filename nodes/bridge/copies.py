@@ -12,6 +12,7 @@ import comfy.model_management
 import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.supported_models_base import BASE
 from torch import Tensor, nn
 
 # Where core's dynamic VRAM keeps native memory and what it compiled, on the model and on its modules. Core asks whether they are
@@ -82,7 +83,10 @@ def _deepcopy_in_host_memory(model: nn.Module) -> nn.Module:
                 host = tensor.detach().to("cpu", copy=True)
                 memo[id(tensor)] = nn.Parameter(host, requires_grad=False) if isinstance(tensor, nn.Parameter) else host
     handles = [value for part in model.modules() for _, value in _handles(part)]
-    twin: nn.Module = copy.deepcopy(model, {**memo, **{id(handle): None for handle in handles}})
+    # Core's description of a model answers None to every question that it does not know, deepcopy's included, and never changes.
+    shared = [value for part in model.modules() for value in vars(part).values() if isinstance(value, BASE)]
+    memo |= {id(handle): None for handle in handles} | {id(value): value for value in shared}
+    twin: nn.Module = copy.deepcopy(model, memo)
     for part, original in zip(twin.modules(), model.modules(), strict=True):
         for name, value in _handles(original):
             if isinstance(value, ModelPatcher):

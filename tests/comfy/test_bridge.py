@@ -218,29 +218,6 @@ def test_a_dynamic_vaes_copy_has_the_dtype_that_it_computes_in(kind: object, ima
             assert float(leaf.grad.abs().max()) > 0
 
 
-def test_native_handles_are_never_copied() -> None:
-    """Under dynamic VRAM models hold pointers; a copy that frees one frees the original's memory."""
-    from comfy.model_patcher import ModelPatcher
-    from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.copies import independent_copy
-
-    class Handle:
-        def __deepcopy__(self, memo: object) -> Handle:
-            raise AssertionError("a handle was copied")
-
-    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
-    model.dynamic_pins, model.dynamic_vbars = {"device": Handle()}, {"device": Handle()}
-    for part in model:
-        part._v, part._pins = Handle(), {"weights": Handle()}
-    with autograd_session():
-        twin = independent_copy(ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))).model
-    assert torch.equal(twin[0].weight, model[0].weight)
-    assert twin[0].weight.data_ptr() != model[0].weight.data_ptr()
-    assert not {"dynamic_pins", "dynamic_vbars"} & vars(twin).keys()
-    assert not any({"_v", "_pins"} & vars(part).keys() for part in twin)
-    assert isinstance(model[1]._v, Handle)
-
-
 def test_a_vae_in_half_precision_keeps_its_gradient(image: Tensor, tmp_path: Path) -> None:
     """A mean over many elements gives gradients below what fp16 can hold."""
     from stillguard.nodes.bridge.views import DifferentiableVAE

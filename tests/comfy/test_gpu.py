@@ -11,36 +11,11 @@ from unittest import mock
 
 import pytest
 import torch
-from gpu_cases import CASES, ON_THE_HOST, metric_files
+from gpu_cases import CASES, ON_THE_HOST, comfy_on, metric_files
 from pretend_gpu import CUDA, PretendGPU, label
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("comfy")
-
-
-@contextlib.contextmanager
-def comfy_on(gpu: PretendGPU, vram: str = "NORMAL_VRAM", *, cpu_vae: bool = False) -> Iterator[PretendGPU]:
-    """ComfyUI's memory management on the pretend GPU, all in fp32; what it had loaded before is as it was afterwards."""
-    import comfy.cli_args
-    import comfy.model_management as management
-
-    values = {"cpu_state": management.CPUState.GPU, "vram_state": management.VRAMState[vram], "lowvram_available": True}
-    answers = {"get_torch_device": CUDA, "get_all_torch_devices": [CUDA], "is_nvidia": True, "is_amd": False, "is_intel_xpu": False}
-    flags = {"cpu": False, "cpu_vae": cpu_vae, "fp32_vae": True, "fp32_unet": True, "fp32_text_enc": True}
-    before = list(management.current_loaded_models)
-    management.current_loaded_models.clear()
-    with gpu, contextlib.ExitStack() as stack:
-        for name, value in values.items():
-            stack.enter_context(mock.patch.object(management, name, value))
-        for name, answer in answers.items():
-            stack.enter_context(mock.patch.object(management, name, lambda *args, answer=answer, **named: answer))
-        stack.enter_context(mock.patch.object(management, "cuda_device_context", return_value=contextlib.nullcontext()))
-        for name, value in flags.items():
-            stack.enter_context(mock.patch.object(comfy.cli_args.args, name, value))
-        try:
-            yield gpu
-        finally:
-            management.current_loaded_models[:] = before
 
 
 @pytest.fixture(scope="module")
