@@ -60,13 +60,14 @@ def _tensors(tree: Any) -> list[Tensor]:
 class PretendGPU(TorchDispatchMode):
     """While entered, "cuda" is there. capacity: its bytes. used, peak: bytes of living storages. syncs: how often the host waited.
 
-    allocations: how many there were; from the one numbered `fail_at` on, memory is full.
+    empty_host_cache: a mock of torch's. allocations: how many there were; from the one numbered `fail_at` on, memory is full.
     """
 
     def __init__(self, capacity: float = 80e9) -> None:
         super().__init__()
         self.capacity, self.used, self.peak, self.syncs = capacity, 0, 0, Counter[str]()
         self.allocations, self.fail_at = 0, float("inf")
+        self.empty_host_cache = mock.Mock()
         # Whether Python code asked for the operation that runs, or autograd did by itself.
         self.asked = False
         self._functions, self._patches = _Functions(self), contextlib.ExitStack()
@@ -142,6 +143,7 @@ class PretendGPU(TorchDispatchMode):
         functions["mem_get_info"] = lambda *args: (int(self.capacity) - self.used, int(self.capacity))
         self._patches.enter_context(mock.patch.multiple(torch.cuda, **functions))
         self._patches.enter_context(mock.patch.object(Tensor, "record_stream", create=True))
+        self._patches.enter_context(mock.patch.object(torch.accelerator, "empty_host_cache", self.empty_host_cache, create=True))
         self._patches.enter_context(mock.patch.object(torch.autograd, "_engine_run_backward", self._backward))
         self._patches.enter_context(mock.patch.object(torch, "Generator", _Generator))
         # It asks tensors for their device where no mode is on.
