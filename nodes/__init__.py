@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from .adm import LoadADM
 from .animators import AnimatePose, LoadPoseAnimator, LoadReferenceNet
 from .baselines import RandomNoise
+from .check_copy import CheckCopy
 from .compare import CompareVideos
 from .dormant import Dormant
 from .eot import EoTNode
@@ -50,6 +51,7 @@ class StillguardExtension(ComfyExtension):
             AnimatePose,
             AnimateLabVictim,
             RandomNoise,
+            CheckCopy,
             InstalledVictims,
             TransformImage,
             LoadADM,

@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..engine.metrics.comparison import CLEAN, NOISE, PROTECTED, Comparison
-from ..engine.metrics.visibility import Visibility
+from ..engine.metrics.visibility import NotMeasured, Visibility
 from ..engine.report.card import report_card
 from ..engine.report.document import Report, gallery, report_json
 from ..engine.report.page import report_page
@@ -84,12 +84,14 @@ class ProtectionReport(io.ComfyNode):
     ) -> io.NodeOutput:
         backbone, lacking = _backbone(lpips_backbone)
         pictures = _one_each({CLEAN: clean, PROTECTED: protected, NOISE: noise})
+        seen = _seen(pictures, backbone)
         prompt: dict[str, Any] = cls.hidden.prompt or {}
         report = Report(
             title=title.strip() or TITLE,
             date=date.today(),
             comparisons=tuple(replace(one, settings=without_paths(one.settings)) for one in comparisons.values() if one is not None),
-            visibilities=_visibilities(pictures, backbone),
+            visibilities={branch: one for branch, one in seen.items() if isinstance(one, Visibility)},
+            unmeasured={branch: one for branch, one in seen.items() if isinstance(one, NotMeasured)},
             gallery=gallery({branch: picture[0] for branch, picture in pictures.items()}) if pictures else None,
             nodes=node_settings(prompt, str(cls.hidden.unique_id)),
             versions=versions(),
@@ -129,6 +131,6 @@ def _one_each(given: dict[str, Tensor | None]) -> dict[str, Tensor]:
     return pictures
 
 
-def _visibilities(pictures: dict[str, Tensor], backbone: Path | None) -> dict[str, Visibility]:
-    others = {branch: picture for branch, picture in pictures.items() if branch != CLEAN}
-    return {branch: measure_visibility(pictures[CLEAN], picture, lpips_backbone=backbone)[0] for branch, picture in others.items()}
+def _seen(pictures: dict[str, Tensor], backbone: Path | None) -> dict[str, Visibility | NotMeasured]:
+    others = {branch: (pictures[CLEAN], picture) for branch, picture in pictures.items() if branch != CLEAN}
+    return dict(zip(others, measure_visibility(others.values(), lpips_backbone=backbone), strict=True)) if others else {}

@@ -296,7 +296,7 @@ def test_the_shown_perturbation_is_the_amplified_difference(pictures: dict[str, 
 def test_large_pictures_are_reduced_but_keep_a_part_at_full_size() -> None:
     large = torch.rand(4, 1500, 1000, generator=torch.Generator().manual_seed(0))
     shown = gallery({CLEAN: large, PROTECTED: large})
-    assert shown.size == (1500, 1000)
+    assert shown.sizes == dict.fromkeys((CLEAN, PROTECTED), (1500, 1000))
     assert shown.pictures[CLEAN].shape == (3, LONGEST, round(LONGEST / 1.5))
     middle = (large[:3, 686:814, 436:564] * 255).round()
     assert torch.equal(shown.details[PROTECTED].float(), middle)
