@@ -10,7 +10,7 @@ from ..engine.metrics.visibility import NotMeasured, Visibility
 from ..engine.weights.catalogue import catalogue
 from .bridge.measure import measure_visibility
 from .bridge.progress import show_text
-from .model_files import choices, find_file
+from .model_files import choices, find_file, fingerprint
 
 WITHOUT_LPIPS = "none"
 
@@ -37,6 +37,10 @@ class PerturbationVisibility(io.ComfyNode):
             outputs=[io.String.Output("report", display_name="report")],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, lpips_backbone: str | None = None, **others: object) -> str:
+        return fingerprint([(catalogue()["lpips_vgg16"], lpips_backbone)])
 
     @classmethod
     def execute(cls, clean: Tensor, protected: Tensor, lpips_backbone: str) -> io.NodeOutput:

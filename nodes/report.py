@@ -10,7 +10,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..engine.metrics.comparison import CLEAN, NOISE, PROTECTED, Comparison
+from ..engine.metrics.comparison import CLEAN, NOISE, PROTECTED, Comparison, Row
 from ..engine.metrics.visibility import NotMeasured, Visibility
 from ..engine.report.card import report_card
 from ..engine.report.document import Report, gallery, report_json
@@ -18,10 +18,11 @@ from ..engine.report.page import report_page
 from ..engine.report.words import report_summary
 from ..engine.weights.catalogue import catalogue
 from .bridge.measure import measure_visibility
+from .bridge.privacy import told, without_folders, without_paths
 from .bridge.progress import show_text
-from .bridge.report import node_settings, versions, without_paths
+from .bridge.report import node_settings, versions, whole_graph
 from .evaluate import WITHOUT_LPIPS
-from .model_files import choices, find_file
+from .model_files import choices, find_file, fingerprint
 from .save import write_numbered
 from .sockets import ComparisonSocket
 
@@ -66,8 +67,12 @@ class ProtectionReport(io.ComfyNode):
                 ),
             ],
             outputs=[io.String.Output("report", display_name="report")],
-            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
+            hidden=[io.Hidden.dynprompt, io.Hidden.unique_id],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, lpips_backbone: str | None = None, **others: object) -> str:
+        return fingerprint([(catalogue()["lpips_vgg16"], lpips_backbone)])
 
     @classmethod
     def execute(
@@ -85,18 +90,18 @@ class ProtectionReport(io.ComfyNode):
         backbone, lacking = _backbone(lpips_backbone)
         pictures = _one_each({CLEAN: clean, PROTECTED: protected, NOISE: noise})
         seen = _seen(pictures, backbone)
-        prompt: dict[str, Any] = cls.hidden.prompt or {}
+        prompt: Any = cls.hidden.dynprompt
         report = Report(
             title=title.strip() or TITLE,
             date=date.today(),
-            comparisons=tuple(replace(one, settings=without_paths(one.settings)) for one in comparisons.values() if one is not None),
+            comparisons=tuple(_told(one) for one in comparisons.values() if one is not None),
             visibilities={branch: one for branch, one in seen.items() if isinstance(one, Visibility)},
             unmeasured={branch: one for branch, one in seen.items() if isinstance(one, NotMeasured)},
             gallery=gallery({branch: picture[0] for branch, picture in pictures.items()}) if pictures else None,
-            nodes=node_settings(prompt, str(cls.hidden.unique_id)),
+            nodes=node_settings(whole_graph(prompt), str(cls.hidden.unique_id)),
             versions=versions(),
             notes=notes.strip(),
-            workflow=without_paths(prompt) if include_workflow else None,
+            workflow=without_paths(prompt.get_original_prompt()) if include_workflow else None,
         )
         files = {"html": report_page(report).encode(), "json": report_json(report).encode(), "png": report_card(report)}
         page, data, card = write_numbered(filename_prefix, files)
@@ -129,6 +134,20 @@ def _one_each(given: dict[str, Tensor | None]) -> dict[str, Tensor]:
     if pictures and CLEAN not in pictures:
         raise ValueError("A protected picture is shown beside the clean one: connect the photo that went into Protect to `clean`.")
     return pictures
+
+
+def _told(comparison: Comparison) -> Comparison:
+    """Without what a library's error or a setting tells of the user's disk."""
+
+    def row(one: Row) -> Row:
+        return replace(one, readings={branch: replace(reading, why=without_folders(reading.why)) for branch, reading in one.readings.items()})
+
+    return replace(
+        comparison,
+        rows=tuple(row(one) for one in comparison.rows),
+        notes=tuple(without_folders(note) for note in comparison.notes),
+        settings=told("", comparison.settings),
+    )
 
 
 def _seen(pictures: dict[str, Tensor], backbone: Path | None) -> dict[str, Visibility | NotMeasured]:

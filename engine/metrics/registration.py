@@ -99,6 +99,7 @@ def _section(whole: Tensor, part: Tensor, kind: Kind) -> tuple[float, Placement]
     seen = _inner(_details(resize(whole, size)))
     # Where nothing is to be seen, noise would correlate with anything.
     least = 0.1 * seen.square().mean()
+    spectrum = torch.fft.rfft2(seen)
     fit = min(size[0] / part.shape[-2], size[1] / part.shape[-1])
     best, scale = (-1.0, Placement(kind)), 1.0
     while scale >= SMALLEST:
@@ -109,7 +110,8 @@ def _section(whole: Tensor, part: Tensor, kind: Kind) -> tuple[float, Placement]
         tall, wide = (seen.new_ones(1, 1, *shape) for shape in ((looked_for.shape[-2], 1), (1, looked_for.shape[-1])))
         energy = F.conv2d(F.conv2d(seen.square(), tall), wide)
         norm = looked_for.square().sum() * energy.clamp_min(least * looked_for.numel())
-        score = float((F.conv2d(seen, looked_for) / norm.sqrt().clamp_min(1e-12)).max())
+        shift = torch.fft.irfft2(spectrum * torch.fft.rfft2(looked_for, s=seen.shape[-2:]).conj(), s=seen.shape[-2:])
+        score = float((shift[..., : norm.shape[-2], : norm.shape[-1]] / norm.sqrt().clamp_min(1e-12)).max())
         if score > best[0]:
             best = score, Placement(kind, height * width / (size[0] * size[1]))
         scale *= STEP
