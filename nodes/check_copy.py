@@ -21,8 +21,8 @@ class CheckCopy(io.ComfyNode):
             display_name="Check Copy",
             category="stillguard/attack test",
             description=(
-                "Looks at a protected photo before it is attacked: is it a copy of the clean one, and which? JPEG files, smaller, larger and "
-                "cropped copies and screenshots pass as they are; another photo stops the run before the victim's long work."
+                "Looks at a protected photo before it is attacked: is it a copy of the clean one, and which? JPEG files, smaller, larger "
+                "and cropped copies and screenshots pass as they are; another photo stops the run before the victim's long work."
             ),
             search_aliases=["attack", "own photo", "jpeg", "crop", "screenshot", "compare"],
             inputs=[
@@ -42,7 +42,7 @@ class CheckCopy(io.ComfyNode):
     def execute(cls, clean: Tensor, copy: Tensor, another_photo: str) -> io.NodeOutput:
         for name, pictures in (("clean", clean), ("copy", copy)):
             if pictures.shape[0] != 1:
-                raise ValueError(f"`{name}` has {pictures.shape[0]} pictures: an attack is on one photo, so choose it with Image From Batch.")
+                raise ValueError(f"`{name}` has {pictures.shape[0]} pictures: attack one photo, choose it with Image From Batch.")
         seen = copy_visibility(clean.movedim(-1, 1), copy.movedim(-1, 1))
         if isinstance(seen, NotMeasured) and seen.other_photo and another_photo == STOP:
             raise ValueError(

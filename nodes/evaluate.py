@@ -27,7 +27,7 @@ class PerturbationVisibility(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 io.Image.Input("clean"),
-                io.Image.Input("protected"),
+                io.Image.Input("protected", tooltip="The protected picture, or a copy of it in another size."),
                 io.Combo.Input(
                     "lpips_backbone",
                     options=[WITHOUT_LPIPS, *choices([catalogue()["lpips_vgg16"]])],
@@ -74,4 +74,6 @@ def _resized(row: Visibility) -> str:
     if row.resized_from is None:
         return ""
     height, width = row.resized_from
-    return f"; measured after resizing it back from {width}x{height}, which alone gives the clean picture a PSNR of {row.resizing_psnr:.2f} dB"
+    return (
+        f"; measured after resizing it back from {width}x{height}, which alone gives the clean picture a PSNR of {row.resizing_psnr:.2f} dB"
+    )

@@ -46,7 +46,7 @@ class ProtectionReport(io.ComfyNode):
             inputs=[
                 io.Autogrow.Input("comparisons", template=template, tooltip="One Compare Videos for each victim."),
                 io.Image.Input("clean", optional=True, tooltip="The photo before protection, to show how visible the change is."),
-                io.Image.Input("protected", optional=True, tooltip="The photo that was attacked."),
+                io.Image.Input("protected", optional=True, tooltip="The photo that was attacked, or the copy of it: of any size."),
                 io.Image.Input("noise", optional=True, tooltip="The photo with random noise of the same budget, as it was attacked."),
                 io.Combo.Input(
                     "lpips_backbone",
@@ -63,7 +63,7 @@ class ProtectionReport(io.ComfyNode):
                 io.Boolean.Input(
                     "include_workflow",
                     default=False,
-                    tooltip="Add the whole prompt, with the names of your photos. Settings and seeds are always told.",
+                    tooltip="Add the whole prompt, with the names of your files. Settings and seeds are always told.",
                 ),
             ],
             outputs=[io.String.Output("report", display_name="report")],
@@ -140,7 +140,9 @@ def _told(comparison: Comparison) -> Comparison:
     """Without what a library's error or a setting tells of the user's disk."""
 
     def row(one: Row) -> Row:
-        return replace(one, readings={branch: replace(reading, why=without_folders(reading.why)) for branch, reading in one.readings.items()})
+        return replace(
+            one, readings={branch: replace(reading, why=without_folders(reading.why)) for branch, reading in one.readings.items()}
+        )
 
     return replace(
         comparison,

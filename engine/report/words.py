@@ -99,8 +99,8 @@ def copy_sentences(report: Report) -> list[str]:
         elif branch in report.visibilities and (size := report.visibilities[branch].resized_from) is not None:
             alone = number(report.visibilities[branch].resizing_psnr or 0.0)
             told.append(
-                f"{name.capitalize()} is {size[1]} × {size[0]} pixels and was resized back to be measured; resizing alone gives the clean one "
-                f"a PSNR of {alone} dB. The videos differ by that resizing too."
+                f"{name.capitalize()} is {size[1]} × {size[0]} pixels and was resized back to be measured; resizing alone gives the clean "
+                f"one a PSNR of {alone} dB. The videos differ by that resizing too."
             )
     return told
 

@@ -14,9 +14,7 @@ from .surrogates import Surrogates
 
 
 @torch.no_grad()
-def measure_visibility(
-    pairs: Iterable[tuple[Tensor, Tensor]], *, lpips_backbone: Path | None
-) -> list[Visibility | NotMeasured]:
+def measure_visibility(pairs: Iterable[tuple[Tensor, Tensor]], *, lpips_backbone: Path | None) -> list[Visibility | NotMeasured]:
     """Of each pair, a clean picture [1,C,H,W] and its copy [1,C,h,w]; LPIPS with the given VGG16 file, or left out."""
     surrogates = Surrogates()
     network = None if lpips_backbone is None else surrogates.perceptual(lpips_backbone)

@@ -1,4 +1,4 @@
-"""What may be told of a prompt's values: never a path, an address or a secret, and names of the user's files only where he asks for them."""
+"""What may be told of a prompt's values: never a path, an address or a secret, and names of files only where the user asks for them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,15 @@ _MEDIA = (
 # Names may hold blanks, so one begins where a line, a list's entry or a quotation does.
 _PIECES = re.compile(r"[^\n\r\t,;|\"'`<>\[\]{}]+")
 _FILE = re.compile(rf"(?P<media>.*\.(?:{_MEDIA}))(?!\w)|.*\.[A-Za-z]\w{{1,4}}(?=\s*$|\s*\Z)", re.IGNORECASE)
-_KEYED = re.compile(r"(?P<key>[\w-]*(?: key)?)(?P<sign>[\"']?\s*[:=]\s*)(?P<value>[\"']?(?:(?:bearer|basic|token)\s+)?[^\s\"'&,;]+)", re.IGNORECASE)
+_KEYED = re.compile(
+    r"(?P<key>[\w-]*(?: key)?)(?P<sign>[\"']?\s*[:=]\s*)(?P<value>[\"']?(?:(?:bearer|basic|token)\s+)?[^\s\"'&,;]+)", re.IGNORECASE
+)
 _SECRET = re.compile(
     r"apikey|accesskey|privatekey|secretkey|secret|passw|passphrase|pwd|token(?!iz)|auth(?!or(?!i))|bearer|credential|cookie|signature"
 )
-_NAMES = re.compile(r"^(image|picture|photo|video|audio|mask)s?$|(^|_)(files?|filenames?|paths?|folders?|subfolder|dir|directory|directories|urls?|uri)(_|$)")
+_NAMES = re.compile(
+    r"^(image|picture|photo|video|audio|mask)s?$|(^|_)(files?|filenames?|paths?|folders?|subfolder|dir|directory|directories|urls?|uri)(_|$)"
+)
 
 
 def told(name: object, value: Any) -> Any:

@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 pytestmark = pytest.mark.usefixtures("comfy")
 
 NAMES = ["zoe.jpg", "zoe (1).HEIC", "zoe.webp ", "album/zoe.png", "zoe.tar.gz.jpeg", "zoe.png [input]", "zoe.MP4", "zoe.mov"]
-PLACES = ["/home/zoe/x", "~/zoe", r"C:\Users\zoe\x", r"\\nas\zoe", r"%USERPROFILE%\zoe", "$HOME/zoe", "${HOME}/zoe", "file:///zoe", "/mnt/a/zoe b"]
+PLACES = [
+    "/home/zoe/x",
+    "~/zoe",
+    r"C:\Users\zoe\x",
+    r"\\nas\zoe",
+    r"%USERPROFILE%\zoe",
+    "$HOME/zoe",
+    "${HOME}/zoe",
+    "file:///zoe",
+    "/mnt/a/zoe b",
+]
 ADDRESSES = ["https://x.y/zoe.jpg?token=zoe", "http://zoe:zoe@host/a", "s3://bucket/zoe", "www.x.y/zoe", "data:image/png;base64,zoe"]
 SECRETS = ["API Key", "api_key", "apikey", "authorization", "access_key", "hf_token", "Client-Secret", "password", "cookie", "X-Auth"]
 WRAPPED: dict[str, Callable[[str], object]] = {
@@ -58,8 +68,15 @@ def test_secrets_are_left_out_within_a_text(text: str) -> None:
 
 
 VALUES = st.recursive(
-    st.sampled_from([*NAMES, *PLACES, *ADDRESSES, "a text", "1.5", "", "[", "{a: b}", "(word:1.2)"]) | st.integers() | st.booleans() | st.none(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "image", "text", *NAMES]), inner, max_size=3) | inner.map(json.dumps),
+    st.sampled_from([*NAMES, *PLACES, *ADDRESSES, "a text", "1.5", "", "[", "{a: b}", "(word:1.2)"])
+    | st.integers()
+    | st.booleans()
+    | st.none(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["a", "image", "text", *NAMES]), inner, max_size=3)
+        | inner.map(json.dumps)
+    ),
     max_leaves=6,
 )
 

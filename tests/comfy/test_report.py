@@ -86,7 +86,9 @@ def test_without_the_weights_of_lpips_the_rest_goes_on(client: Client, server: C
     aside = file.with_suffix(".aside")
     file.rename(aside)
     graph = report_graph(title="No weights")
-    graph["compare"]["inputs"].update({"measures": "choose", "lpips_backbone": file.name} | dict.fromkeys((f"measures.{g}" for g in GROUPS), False))
+    graph["compare"]["inputs"].update(
+        {"measures": "choose", "lpips_backbone": file.name} | dict.fromkeys((f"measures.{g}" for g in GROUPS), False)
+    )
     graph["compare"]["inputs"]["measures.lpips"] = True
     try:
         result = client.run(graph)
@@ -103,13 +105,17 @@ def test_without_the_weights_of_lpips_the_rest_goes_on(client: Client, server: C
     again = client.run(graph)
     document = json.loads(written(client, again.outputs["report"])["json"])
     assert document["visibility"]["protected"]["lpips"] > 0
-    ((lpips,),) = [[row["readings"]["protected"]["value"] for row in victim["rows"] if row["name"] == "LPIPS"] for victim in document["victims"]]
+    ((lpips,),) = [
+        [row["readings"]["protected"]["value"] for row in victim["rows"] if row["name"] == "LPIPS"] for victim in document["victims"]
+    ]
     assert lpips > 0
     third = client.run(graph)
     assert not {"compare", "report"} & {event.data["node"] for event in third.of("executing")}  # and what was said with it is
 
 
-def test_a_report_that_a_loop_makes_tells_settings_and_seeds(client: Client, server: ComfyServer, report_graph: Callable[..., Graph]) -> None:
+def test_a_report_that_a_loop_makes_tells_settings_and_seeds(
+    client: Client, server: ComfyServer, report_graph: Callable[..., Graph]
+) -> None:
     graph = {key: entry for key, entry in report_graph().items() if key in ("load", "small")}
     graph["loop"] = node("TestkitReportInALoop", frames=["small", 0], seed=161803)
     result = client.run(graph)

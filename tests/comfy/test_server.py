@@ -37,6 +37,7 @@ NODES = {
     "StillguardAnimatePose",
     "StillguardAnimateLabVictim",
     "StillguardRandomNoise",
+    "StillguardCheckCopy",
     "StillguardInstalledVictims",
     "StillguardTransformImage",
     "StillguardLoadADM",

@@ -60,7 +60,9 @@ def test_the_whole_photo_is_known_in_any_size_and_compression(photo: Image.Image
     assert placement(tensor(photo), tensor(change(protected(photo, 16.0)))) == Placement("whole")
 
 
-@pytest.mark.parametrize("box", [(0.01, 0.01, 0.99, 0.99), (0, 0, 0.95, 0.95), (0.1, 0.2, 0.8, 0.9), (0, 0.25, 1, 0.75), (0.3, 0.1, 0.7, 0.5)])
+@pytest.mark.parametrize(
+    "box", [(0.01, 0.01, 0.99, 0.99), (0, 0, 0.95, 0.95), (0.1, 0.2, 0.8, 0.9), (0, 0.25, 1, 0.75), (0.3, 0.1, 0.7, 0.5)]
+)
 @pytest.mark.parametrize("name", ["astronaut", "chelsea"])
 def test_a_crop_is_a_section_of_its_share(name: str, box: tuple[float, float, float, float]) -> None:
     photo, (left, top, right, bottom) = PHOTOS[name], box

@@ -234,7 +234,12 @@ class ReportInALoop(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         inputs = [io.Image.Input("frames"), io.Int.Input("seed")]
         return io.Schema(
-            node_id="TestkitReportInALoop", category="testkit", is_output_node=True, inputs=inputs, outputs=[io.String.Output()], enable_expand=True
+            node_id="TestkitReportInALoop",
+            category="testkit",
+            is_output_node=True,
+            inputs=inputs,
+            outputs=[io.String.Output()],
+            enable_expand=True,
         )
 
     @classmethod
