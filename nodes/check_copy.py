@@ -42,12 +42,12 @@ class CheckCopy(io.ComfyNode):
     def execute(cls, clean: Tensor, copy: Tensor, another_photo: str) -> io.NodeOutput:
         for name, pictures in (("clean", clean), ("copy", copy)):
             if pictures.shape[0] != 1:
-                raise ValueError(f"`{name}` has {pictures.shape[0]} pictures: attack one photo, choose it with Image From Batch.")
+                raise ValueError(f"`{name}` has {pictures.shape[0]} pictures: choose one with Image From Batch.")
         seen = copy_visibility(clean.movedim(-1, 1), copy.movedim(-1, 1))
         if isinstance(seen, NotMeasured) and seen.other_photo and another_photo == STOP:
             raise ValueError(
-                "The protected photo does not look like a copy of the clean one: choose two files of the same photo, or set `another_photo` "
-                f'of Check Copy to "{GO_ON}" if this is a copy that was changed a lot.'
+                "The protected photo does not look like a copy of the clean one: choose two files of the same photo, or set "
+                f'`another_photo` of Check Copy to "{GO_ON}" if this is a copy that was changed a lot.'
             )
         text = _told(seen)
         show_text(text, node_id=cls.hidden.unique_id)

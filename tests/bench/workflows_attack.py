@@ -25,8 +25,8 @@ NOTE = """## Does it protect from {victim}?
 
 1. **Photo**: the unprotected original.
 2. **Your protected photo**: the file that *Save Protected Image* wrote, or any copy of it that others have: a JPEG, a smaller one, a \
-crop, a screenshot. Set the switch below it to *true*; as long as it is *false*, the photo is protected here with the small autoencoder that \
-comes with Stillguard, which protects nobody. **Check Copy** stops before the long run if it is another photo.
+crop, a screenshot. Set the switch below it to *true*; as long as it is *false*, the photo is protected here with the small autoencoder \
+that comes with Stillguard, which protects nobody. **Check Copy** stops before the long run if it is another photo.
 3. **Random Noise**: give it the `budget` of your protection.
 4. In **Compare Videos**, switch `surrogate` on if the photo was protected with this very model.
 
