@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from .adm import LoadADM
 from .animators import AnimatePose, LoadPoseAnimator, LoadReferenceNet
 from .baselines import RandomNoise
+from .check_copy import CheckCopy
 from .compare import CompareVideos
 from .dormant import Dormant
 from .eot import EoTNode
@@ -48,6 +49,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     AnimatePose,
     AnimateLabVictim,
     RandomNoise,
+    CheckCopy,
     InstalledVictims,
     TransformImage,
     LoadADM,
