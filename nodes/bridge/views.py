@@ -14,9 +14,9 @@ import comfy.utils
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ...engine.half import with_scaled_gradient
+from ...engine.picture import resize
 from ...engine.surrogates.image_encoder import nearest_signed
 from .autograd import independent_copy
 
@@ -187,7 +187,7 @@ class DifferentiableCLIPVision:
             if self._preparation == "crop":
                 scale = size / min(image.shape[2:])
                 grown = (round(scale * image.shape[2]), round(scale * image.shape[3]))
-            image = F.interpolate(image, size=grown, mode="bicubic", antialias=True)
+            image = resize(image, grown, by="bicubic")
             top, left = (grown[0] - size) // 2, (grown[1] - size) // 2
             image = image[:, :, top : top + size, left : left + size]
         levels = (255.0 * image).clamp(0, 255)
