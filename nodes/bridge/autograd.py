@@ -11,6 +11,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
+from ...engine.unpatched import own_attention
+
 # Where dynamic VRAM keeps native memory: on the model and on its modules. A copy of a handle would free the original's memory.
 _MODEL_HANDLES = ("dynamic_pins", "dynamic_vbars", "dynamic_patchers")
 _MODULE_HANDLES = ("_v", "_v_weight", "_v_bias", "_v_signature", "_pin_state", "_pins", "_prefetch")
@@ -22,7 +24,7 @@ def autograd_session() -> Iterator[None]:
     before = comfy.model_management.in_training
     comfy.model_management.in_training = True
     try:
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), own_attention():
             yield
     finally:
         comfy.model_management.in_training = before
