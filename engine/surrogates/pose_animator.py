@@ -117,7 +117,7 @@ class PoseAnimator(nn.Module):
             return (sample,)
 
         inputs = (noisy, context, *(bank or {}).values())
-        (velocity,) = with_scaled_gradient(run, *inputs) if dtype == torch.float16 else run(*inputs)
+        (velocity,) = with_scaled_gradient(run, *inputs, network=self) if dtype == torch.float16 else run(*inputs)
         return velocity.float()
 
     def _add_pose(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ class ReferenceNet(nn.Module):
             finally:
                 self._seen = None
 
-        return with_scaled_gradient(run, latent, context) if dtype == torch.float16 else run(latent, context)
+        return with_scaled_gradient(run, latent, context, network=self) if dtype == torch.float16 else run(latent, context)
 
     def _tap(self, module: nn.Module, inputs: object, output: Tensor) -> None:
         if self._seen is not None:
