@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...engine.half import with_scaled_gradient
 from ...engine.picture import resize
 from ...engine.surrogates.image_encoder import nearest_signed
-from .autograd import independent_copy
+from .copies import independent_copy
 
 
 @dataclass
