@@ -3,8 +3,8 @@
     nox -s benchmarks -- precision [--golden FOLDER] [--families SVD Wan ...]
 
 For each network and loss: in how many values of the picture's gradient the sign is that of fp32, and the cosine with it; in bf16 and
-in fp16 with scaled gradients, with the VAE in the same precision and in fp32; 8 levels away from the clean picture, where a run starts, and 1 level
-away. On the laboratory's shipped networks and on small random video models; --golden adds a set of check vectors, such as
+in fp16 with scaled gradients, with the VAE in the same precision and in fp32; 8 levels away from the clean picture, where a run starts,
+and 1 level away. On the laboratory's shipped networks and on small random video models; --golden adds a set of check vectors, such as
 tests/data/dormant. Kernels are those of the CPU, which compute in half precision too, only slowly.
 """
 

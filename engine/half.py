@@ -70,7 +70,7 @@ class Scales:
         while True:
             with self.watching():
                 result, numbers = attempt()
-            numbers = [number.detach().float() for number in numbers]
+            numbers = [number.detach().to(numbers[0].dtype) for number in numbers]
             records = list(self._records.values())
             flags = [torch.zeros(()) if flag is None else flag for record in records for flag in (record.overflowed, record.broken)]
             # One transfer for everything: each would otherwise stall the device on its own.

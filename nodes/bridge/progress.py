@@ -18,6 +18,8 @@ from ...engine.picture import amplified, split_alpha
 
 log = logging.getLogger("stillguard")
 
+IN_SINGLE = "{} gives numbers that are not finite in half precision and is run in fp32, which is slower."
+
 PREVIEW_SIDE = 512
 SECONDS_BETWEEN_PREVIEWS = 0.5
 LARGEST_SHARE = 0.05  # of the run's time that previews of a large photo may take

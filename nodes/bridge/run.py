@@ -21,7 +21,7 @@ from ...engine.transforms import EoT
 from ...engine.update import Update
 from ..sockets import Losses
 from .autograd import autograd_session, ordinary
-from .progress import Progress
+from .progress import IN_SINGLE, Progress
 from .surrogates import Surrogates
 from .video.model import DifferentiableVideoModel
 from .views import DifferentiableVAE
@@ -98,9 +98,7 @@ def _protect_rest(
                 steps = _Steps(clean[index][None].to(device), objective, run, sight, own_mask, surrogates)
                 results.append(steps.run(progress, before=index * settings.steps).to(out))
     except HalfPrecisionError as error:
-        progress.warn(
-            f"{_NAMES[type(error.network)]} gives numbers that are not finite in half precision and is run in fp32, which is slower."
-        )
+        progress.warn(IN_SINGLE.format(_NAMES[type(error.network)]))
         return surrogates.socket_of(error.network)
     return None
 
