@@ -72,9 +72,11 @@ class Scales:
                 result, numbers = attempt()
             numbers = [number.detach().to(numbers[0].dtype) for number in numbers]
             records = list(self._records.values())
-            flags = [torch.zeros(()) if flag is None else flag for record in records for flag in (record.overflowed, record.broken)]
+            flags = [flag for record in records for flag in (record.overflowed, record.broken)]
             # One transfer for everything: each would otherwise stall the device on its own.
-            values = torch.stack([*numbers, *(flag.to(numbers[0]) for flag in flags)]).tolist()
+            values = torch.stack(
+                [*numbers, *(numbers[0].new_zeros(()) if flag is None else flag.to(numbers[0]) for flag in flags)]
+            ).tolist()
             if not _lowered(records, values[len(numbers) :]):
                 return result, values[: len(numbers)]
 
