@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -29,10 +29,11 @@ def unpatched(thing: Thing) -> Thing:
     Each of them becomes an instance of a subclass that holds the published functions of its class; nothing else changes, and others'
     networks keep what was patched.
     """
-    for part in thing.modules() if isinstance(thing, nn.Module) else [thing]:
+    parts: Iterable[Any] = thing.modules() if isinstance(thing, nn.Module) else [thing]
+    for part in parts:
         for own in (part, vars(part).get("processor")):
             if type(own).__module__.startswith(f"{_PACKAGE}."):
-                own.__class__ = _own(type(own))  # type: ignore[union-attr]
+                own.__class__ = _own(type(own))
     return thing
 
 
