@@ -33,7 +33,8 @@ def unpatched(thing: Thing) -> Thing:
     for part in parts:
         for own in (part, vars(part).get("processor")):
             if type(own).__module__.startswith(f"{_PACKAGE}."):
-                own.__class__ = _own(type(own))
+                kind: Any = type(own)
+                own.__class__ = _own(kind)
     return thing
 
 
