@@ -24,6 +24,10 @@ class Space(Protocol):
         """First variables, inside the budget."""
         ...
 
+    def inside(self, clean: Tensor, mask: Tensor | None, generator: torch.Generator) -> Variables:
+        """Random variables inside the budget, away from the clean picture."""
+        ...
+
     def render(self, clean: Tensor, variables: Variables) -> Tensor:
         """The picture that the variables stand for, [B,1 or 3,H,W], differentiable."""
         ...
@@ -65,11 +69,13 @@ class RGB:
     def start(self, clean: Tensor, mask: Tensor | None, generator: torch.Generator) -> Variables:
         if self.start_from == "clean":
             return (torch.zeros_like(clean),)
-        # Drawn on the CPU so that a seed gives the same start on every device.
-        noise = torch.rand(clean.shape, generator=generator).to(clean) * 2 - 1
         if self.start_from == "anywhere":
+            noise = _uniform(clean, generator)
             return ((clean + noise / 2 * (1 if mask is None else mask)).clamp(0, 1) - clean,)
-        return self.project(clean, mask, (noise * self._radius(mask),))
+        return self.inside(clean, mask, generator)
+
+    def inside(self, clean: Tensor, mask: Tensor | None, generator: torch.Generator) -> Variables:
+        return self.project(clean, mask, (_uniform(clean, generator) * self._radius(mask),))
 
     def render(self, clean: Tensor, variables: Variables) -> Tensor:
         return clean + variables[0]
@@ -87,3 +93,8 @@ class RGB:
         after = ((clean + variables[0]) * LEVELS + 1e-3).floor() if self.truncated else to_levels(clean + variables[0])
         after = (before + (after - before).minimum(bound).maximum(-bound)).clamp(0, LEVELS)
         return torch.where(after == before, clean, after / LEVELS)
+
+
+def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
+    """In [-1,1], drawn on the CPU so that a seed gives the same on every device."""
+    return torch.rand(like.shape, generator=generator).to(like) * 2 - 1

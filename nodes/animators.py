@@ -34,7 +34,7 @@ PARTS = {
 
 
 def precision_input() -> io.Combo.Input:
-    tooltip = "Auto takes bf16 or fp16 on a GPU that is fast with it, and fp32 on the CPU, where bf16 halves the memory."
+    tooltip = "Auto takes fp16 on a GPU that is fast with it, and fp32 elsewhere. On the CPU bf16 halves the memory, and is slow."
     return io.Combo.Input("precision", options=["auto", "fp32", "bf16", "fp16"], advanced=True, tooltip=tooltip)
 
 

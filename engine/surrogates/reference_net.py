@@ -74,7 +74,7 @@ class ReferenceNet(nn.Module):
                 self.unet(latent.to(dtype), torch.full((), timestep, device=latent.device), context.to(dtype), return_dict=False)
             return tuple(seen)
 
-        return with_scaled_gradient(run, latent, context) if dtype == torch.float16 else run(latent, context)
+        return with_scaled_gradient(run, latent, context, network=self) if dtype == torch.float16 else run(latent, context)
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[list[Tensor]]:

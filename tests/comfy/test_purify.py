@@ -105,11 +105,10 @@ def test_decoding_equals_core_bit_for_bit_and_has_its_gradient(kind: Callable[[]
         assert torch.equal(view.decode(ordinary).movedim(1, -1), expected)
         target = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).movedim(-1, 1).double()
         view.patcher.model.double()
-        vae.vae_dtype = torch.float64
+        view.dtype = torch.float64
         # Away from the clamp, whose corner a finite difference would step over.
         inside = 0.2 * ordinary.double()
         assert directional_error(lambda z: (view.decode(z) * target).sum(), inside) < 0.02
-        vae.vae_dtype = torch.float32
     assert torch.equal(vae.decode(latent.clone()), expected)
     assert all(parameter is held[name] for name, parameter in vae.first_stage_model.named_parameters())
 
