@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import kornia
 import torch
 from torch import Tensor
 
+from .packages import needed
 from .picture import resize
 
 Transform = Callable[[Tensor], Tensor]
@@ -24,6 +24,8 @@ class GaussianBlur:
     kernel: int = 3
 
     def __call__(self, image: Tensor) -> Tensor:
+        with needed("kornia"):
+            import kornia
         blurred: Tensor = kornia.filters.gaussian_blur2d(image, (self.kernel, self.kernel), (self.sigma, self.sigma), border_type="reflect")
         return blurred
 
@@ -35,6 +37,8 @@ class JPEG:
     quality: float
 
     def __call__(self, image: Tensor) -> Tensor:
+        with needed("kornia"):
+            import kornia
         quality = torch.full((image.shape[0],), float(self.quality), device=image.device)
         coded: Tensor = kornia.enhance.jpeg_codec_differentiable(image.clamp(0, 1), quality)
         return coded.clamp(0, 1)

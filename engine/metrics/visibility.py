@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import kornia
 import torch
 from torch import Tensor
 
+from ..packages import needed
 from ..picture import LEVELS, check_finite, resize, split_alpha, to_levels
 from ..surrogates.perceptual import PerceptualNetwork
 
@@ -42,6 +42,8 @@ def psnr(clean: Tensor, protected: Tensor) -> Tensor:
 
 def ssim(clean: Tensor, protected: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004) with kornia's Gaussian window of 11, [B]; the window shrinks for tiny pictures."""
+    with needed("kornia"):
+        import kornia
     window = min(11, clean.shape[-1], clean.shape[-2])
     values: Tensor = kornia.metrics.ssim(clean, protected, window - (window + 1) % 2, padding="valid")
     return values.flatten(1).mean(1)

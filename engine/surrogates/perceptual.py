@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..packages import needed
 from ..weights.reading import read_weights
 
 # Convolutions of torchvision's VGG16 `features`, in the five groups that the lpips package cuts it into.
@@ -27,7 +28,8 @@ class PerceptualNetwork(nn.Module):
         """backbone: scaled picture -> feature maps; heads: the linear layer of each map, [B,C,h,w] -> [B,1,h,w]."""
         super().__init__()
         # Imported here: lpips imports torchvision, which not everyone who uses the engine has.
-        import lpips
+        with needed("lpips"):
+            import lpips
 
         self._backbone, self._heads, self._scaling = backbone, nn.ModuleList(heads), lpips.ScalingLayer()
         self.eval().requires_grad_(False)
@@ -53,7 +55,8 @@ def vgg16_network(state: dict[str, Tensor]) -> PerceptualNetwork:
 
     Raises KeyError with the first name that is missing.
     """
-    import lpips
+    with needed("lpips"):
+        import lpips
 
     with warnings.catch_warnings(), torch.device("meta"):
         # lpips calls torchvision by names that were renamed long ago; nothing that a user could mend.

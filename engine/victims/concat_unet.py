@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor, nn
 
+from ..packages import needed
 from .autoencoder import CHANNELS
 from .flow import Flow
 
@@ -16,6 +16,8 @@ class VictimUNet(Flow):
     """For one frame."""
 
     def __init__(self) -> None:
+        with needed("diffusers"):
+            from diffusers import UNet2DModel
         super().__init__()
         self.guider = nn.Sequential(
             nn.PixelUnshuffle(4),
