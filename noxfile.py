@@ -90,7 +90,7 @@ def lint(session: nox.Session) -> None:
     with session.chdir(link.parent):
         python(session, *mypy, "--strict", "--follow-imports=silent", "-p", "stillguard.engine", path=link.parent)
         python(session, *mypy, "-p", "stillguard.nodes", "-p", "stillguard.lab", path=link.parent)
-        python(session, *mypy, "--strict", "--allow-untyped-calls", "-p", "bench", path=ROOT / "tests")
+        python(session, *mypy, "--strict", "--allow-untyped-calls", "--follow-imports=silent", "-p", "bench", path=ROOT / "tests")
 
 
 def environment(session: nox.Session) -> None:

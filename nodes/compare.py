@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from comfy_api.latest import Input, io, ui
@@ -100,15 +101,16 @@ class CompareVideos(io.ComfyNode):
         given = {CLEAN: clean, PROTECTED: protected, NOISE: noise, TRUTH: ground_truth}
         backbone, groups = None if lpips_backbone == WITHOUT_LPIPS else lpips_backbone, _groups(measures)
         means = Means(backbone, paper_conventions, clip_vision, interpolation_model, insightface, face_detection_model)
-        comparison = compare_videos(
-            {branch: frames for branch, frames in given.items() if frames is not None},
-            measures_of(groups, means),
-            victim=victim.strip() or "victim",
-            surrogate=surrogate,
-            shortest=length == "shortest",
-            settings={"measures": groups, "paper_conventions": paper_conventions, "length": length, "weights": means.files},
-            node_id=cls.hidden.unique_id,
-        )
+        with contextlib.closing(means):
+            comparison = compare_videos(
+                {branch: frames for branch, frames in given.items() if frames is not None},
+                measures_of(groups, means),
+                victim=victim.strip() or "victim",
+                surrogate=surrogate,
+                shortest=length == "shortest",
+                settings={"measures": groups, "paper_conventions": paper_conventions, "length": length, "weights": means.files},
+                node_id=cls.hidden.unique_id,
+            )
         table = as_text(comparison)
         # In place of the last line of progress.
         show_text(table, node_id=cls.hidden.unique_id)

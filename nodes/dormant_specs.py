@@ -114,10 +114,9 @@ class Sockets:
         return dormant.ReferenceSetup(net, vae, encoder, unconditional=self.official)
 
     def _text(self, loaded: LoadedReferenceNet) -> Tensor:
-        device = loaded.patcher.load_device
         if self.text is None:
-            return torch.zeros(1, 77, loaded.net.context_dim, device=device)
-        return self.text.to(device, torch.float32, copy=True)
+            return torch.zeros(1, 77, loaded.net.context_dim)
+        return self.text.to(torch.float32, copy=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +160,7 @@ class FrameIncoherenceSpec:
         return dormant.FrameIncoherence(
             animator,
             self.sockets.setup(self.net, surrogates),
-            pose.to(self.animator.patcher.load_device),
+            pose,
             noise_schedule().alphas_cumprod,
             last_timesteps(),
             self.frames,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from ..engine.metrics.flow import flow_measure
 from ..engine.metrics.frechet import fid_measure, kid_measure
@@ -58,13 +59,23 @@ class Means:
     insightface: Any = None
     face_detection_model: Any = None
     files: dict[str, str] = field(default_factory=dict)
+    _hooks: list[RemovableHandle] = field(default_factory=list)
 
     def network(self, load: Callable[[Path], Network], entry: str, file: str | None = None) -> Network:
-        """From the catalogue's file. Raises FileNotFoundError where it is missing, ValueError where it is another."""
+        """From the catalogue's file, on ComfyUI's device until `close`.
+
+        Raises FileNotFoundError where it is missing, ValueError where it is another.
+        """
         path = find_file(catalogue()[entry], file or catalogue()[entry].file)
         loaded = load(path)
         self.files[entry] = path.name
+        self._hooks.append(on_device(loaded))
         return loaded
+
+    def close(self) -> None:
+        """What was measured with is not needed any more."""
+        for hook in self._hooks:
+            hook.remove()
 
 
 def measures_of(groups: Sequence[str], means: Means) -> list[Measure | Unavailable]:
@@ -90,7 +101,7 @@ def _offers(means: Means) -> dict[str, list[tuple[Sequence[str], Callable[[], Se
     def lpips() -> Sequence[Measure]:
         if means.lpips_backbone is None:
             raise ValueError("No backbone is chosen in lpips_backbone.")
-        network = on_device(means.network(load_perceptual_network, "lpips_vgg16", means.lpips_backbone))
+        network = means.network(load_perceptual_network, "lpips_vgg16", means.lpips_backbone)
         return [lpips_measure(network, disco_compat=one) for one in conventions]
 
     def clip_i() -> Sequence[Measure]:
@@ -98,7 +109,7 @@ def _offers(means: Means) -> dict[str, list[tuple[Sequence[str], Callable[[], Se
 
     def aesthetic() -> Sequence[Measure]:
         embed = aesthetic_embedder(_connected(means.clip_vision, "Load CLIP Vision with CLIP ViT-L/14", "clip_vision"))
-        return [aesthetic_measure(embed, on_device(means.network(load_aesthetic_head, "aesthetic_head")))]
+        return [aesthetic_measure(embed, means.network(load_aesthetic_head, "aesthetic_head"))]
 
     def smoothness() -> Sequence[Measure]:
         model = _connected(means.interpolation_model, "Load Frame Interpolation Model", "interpolation_model")
@@ -113,30 +124,30 @@ def _offers(means: Means) -> dict[str, list[tuple[Sequence[str], Callable[[], Se
         return landmark_measures(landmark_finder(detector))
 
     def fid() -> Sequence[Measure]:
-        network = on_device(means.network(load_inception, "inception_fid"))
+        network = means.network(load_inception, "inception_fid")
         return [fid_measure(network), kid_measure(network)]
 
     return {
         "pixels": [(("PSNR", "SSIM", "L1"), pixels)],
         "lpips": [(("LPIPS",), lpips)],
-        "semantics": [(("CLIP-I",), clip_i), (("DINO",), lambda: [dino_measure(on_device(means.network(load_dino, "dino_vits16")))])],
+        "semantics": [(("CLIP-I",), clip_i), (("DINO",), lambda: [dino_measure(means.network(load_dino, "dino_vits16"))])],
         "consistency": [
             (("optical flow",), lambda: [flow_measure()]),
             (
                 ("subject consistency",),
-                lambda: [subject_consistency_measure(on_device(means.network(load_dino, "dino_vitb16")))],
+                lambda: [subject_consistency_measure(means.network(load_dino, "dino_vitb16"))],
             ),
             (("motion smoothness",), smoothness),
         ],
         "quality": [
             (("aesthetic quality",), aesthetic),
-            (("imaging quality",), lambda: [imaging_quality_measure(on_device(means.network(load_musiq, "musiq_spaq")))]),
+            (("imaging quality",), lambda: [imaging_quality_measure(means.network(load_musiq, "musiq_spaq"))]),
         ],
         "faces": [(("identity similarity", "frames with a face"), identity), (("M-LMD", "F-LMD", "M-LVD", "F-LVD"), landmarks)],
         "fid": [(("FID", "KID"), fid)],
         "fvd": [
-            (("FVD",), lambda: [fvd_measure(on_device(means.network(load_i3d, "i3d_kinetics400")))]),
-            (("FID-VID",), lambda: [fid_vid_measure(on_device(means.network(load_resnet3d, "resnet50_kinetics3d")))]),
+            (("FVD",), lambda: [fvd_measure(means.network(load_i3d, "i3d_kinetics400"))]),
+            (("FID-VID",), lambda: [fid_vid_measure(means.network(load_resnet3d, "resnet50_kinetics3d"))]),
         ],
     }
 

@@ -110,7 +110,7 @@ class ReferenceSetup:
     def tokens(self, seen: Observation) -> Tensor:
         """[B,T,D] for the picture."""
         if isinstance(self.context, Tensor):
-            return self.context.expand(seen.image.shape[0], -1, -1)
+            return self.context.to(seen.image.device).expand(seen.image.shape[0], -1, -1)
         return seen.embedding(self.context)[:, None]
 
     def features(self, seen: Observation, timestep: int) -> Features:
@@ -208,7 +208,9 @@ class FrameIncoherence:
         signal, rest = (float(value) ** 0.5 for value in (self.signal[timestep], 1 - self.signal[timestep]))
         noisy = signal * target + rest * noise if self.noised else noise
         size = (clean.image.shape[-2], clean.image.shape[-1])
-        (pose,) = clean.features(self.animator, ("pose", id(self.pose)), lambda: (self.animator.guide(resize(self.pose, size)),))
+        (pose,) = clean.features(
+            self.animator, ("pose", id(self.pose)), lambda: (self.animator.guide(resize(self.pose.to(clean.image.device), size)),)
+        )
         pose = pose.expand(self.frames, -1, -1, -1)
         # Read before the animator runs: its graph is then the newest, and freed first.
         tokens, bank = self.reference.tokens(adversarial), self.reference.bank(adversarial, 0)

@@ -164,4 +164,5 @@ class L2Penalty:
 
 
 def _sized(picture: Tensor, like: Observation) -> Tensor:
-    return resize(picture, (like.image.shape[-2], like.image.shape[-1]))
+    """At the working size of the clean picture, where that is."""
+    return resize(picture.to(like.image.device), (like.image.shape[-2], like.image.shape[-1]))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -71,11 +73,9 @@ class PoseAnimator(nn.Module):
         super().__init__()
         self.unet, self.guider = unet, guider
         self.names: tuple[str, ...] = tuple(name for name, _ in spatial_blocks(unet))
-        self._pose: Tensor | None = None
         for name, block in spatial_blocks(unet):
             block.attn1.set_processor(_BankAttention(name))  # type: ignore[operator, union-attr]
             block.attn2.set_processor(_BankAttention(None))  # type: ignore[operator, union-attr]
-        unet.conv_in.register_forward_hook(self._add_pose)
 
     @property
     def context_dim(self) -> int:
@@ -106,7 +106,8 @@ class PoseAnimator(nn.Module):
         dtype, frames, names = self.unet.dtype, noisy.shape[2], tuple(bank or {})
 
         def run(noisy: Tensor, context: Tensor, *features: Tensor) -> tuple[Tensor]:
-            self._pose = pose.to(dtype)
+            # For one pass only: a hook that stayed would hold what it belongs to.
+            hook = self.unet.conv_in.register_forward_hook(partial(_with_pose, pose.to(dtype)))
             try:
                 sample = self.unet(
                     noisy.to(dtype),
@@ -116,17 +117,16 @@ class PoseAnimator(nn.Module):
                     return_dict=False,
                 )[0]
             finally:
-                self._pose = None
+                hook.remove()
             return (sample,)
 
         inputs = (noisy, context, *(bank or {}).values())
         (velocity,) = with_scaled_gradient(run, *inputs) if dtype == torch.float16 else run(*inputs)
         return velocity.float()
 
-    def _add_pose(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
-        if self._pose is None:
-            return output
-        return output + self._pose.repeat(output.shape[0] // self._pose.shape[0], 1, 1, 1)
+
+def _with_pose(pose: Tensor, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+    return output + pose.repeat(output.shape[0] // pose.shape[0], 1, 1, 1)
 
 
 class _BankAttention:
@@ -163,14 +163,17 @@ class _PerFrameGroupNorm(nn.GroupNorm):
         return normed.reshape(batch, frames, *normed.shape[1:]).transpose(1, 2)
 
 
-def _recomputable(module: Any, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`forward` of a motion module's block, with gradient checkpointing when it is on: diffusers leaves these modules out."""
+def _recomputable(module: nn.Module, block: nn.Module) -> Callable[..., Tensor]:
+    """The forward pass of a motion module's block, with gradient checkpointing when it is on: diffusers leaves these modules out."""
+    # Weakly, since the block will hold this function.
+    switch, forward = weakref.proxy(module), partial(type(block).forward, weakref.proxy(block))
 
     def run(*inputs: Any, **named: Any) -> Tensor:
-        if torch.is_grad_enabled() and module.gradient_checkpointing:
+        if torch.is_grad_enabled() and switch.gradient_checkpointing:
             recomputed: Tensor = checkpoint(forward, *inputs, use_reentrant=False, **named)
             return recomputed
-        return forward(*inputs, **named)
+        result: Tensor = forward(*inputs, **named)
+        return result
 
     return run
 
@@ -198,7 +201,7 @@ def motion_unet(state: State, *, heads: int, groups: int) -> UNetMotionModel:
                 # The switch that enable_gradient_checkpointing looks for on every module.
                 cast(Any, module).gradient_checkpointing = False
                 for block in cast(nn.ModuleList, module.transformer_blocks):
-                    block.forward = _recomputable(module, block.forward)
+                    block.forward = _recomputable(module, block)
         return unet
 
     return cast(UNetMotionModel, on_meta(cast(Any, make)))

@@ -7,6 +7,8 @@ any UNet of Stable Diffusion 1.5, from which the other three were fine-tuned and
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -56,9 +58,6 @@ class ReferenceNet(nn.Module):
         super().__init__()
         self.unet, self.format = unet, format
         self.names: tuple[str, ...] = tuple(name for name, _ in spatial_blocks(unet))
-        self._seen: list[Tensor] | None = None
-        for _, block in spatial_blocks(unet):
-            cast(nn.Module, block.norm1).register_forward_hook(self._tap)
 
     @property
     def context_dim(self) -> int:
@@ -74,18 +73,23 @@ class ReferenceNet(nn.Module):
         dtype = self.unet.dtype
 
         def run(latent: Tensor, context: Tensor) -> tuple[Tensor, ...]:
-            self._seen = []
-            try:
+            with self._listening() as seen:
                 self.unet(latent.to(dtype), torch.full((), timestep, device=latent.device), context.to(dtype), return_dict=False)
-                return tuple(self._seen)
-            finally:
-                self._seen = None
+            return tuple(seen)
 
         return with_scaled_gradient(run, latent, context) if dtype == torch.float16 else run(latent, context)
 
-    def _tap(self, module: nn.Module, inputs: object, output: Tensor) -> None:
-        if self._seen is not None:
-            self._seen.append(output)
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[list[Tensor]]:
+        """Hooks stay no longer than a pass: what they belong to and what they fill would hold each other, and the weights with them."""
+        seen: list[Tensor] = []
+        norms = [cast(nn.Module, block.norm1) for _, block in spatial_blocks(self.unet)]
+        hooks = [norm.register_forward_hook(lambda module, inputs, output: seen.append(output)) for norm in norms]
+        try:
+            yield seen
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
 class _LastAttention(nn.Module):

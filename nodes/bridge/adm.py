@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...engine.purify.adm import ADM, load_adm
 from .animators import working_dtype
+from .devices import patched
 
 # Values held at most for each pixel and each channel of the first level, whatever the width, size and batch; counted with the
 # allocator's events on the CPU at 128 and 256 px.
@@ -40,5 +40,4 @@ def adm_from(path: Path, precision: str) -> LoadedADM:
     # Nodes run under inference mode, whose tensors autograd refuses later.
     with torch.inference_mode(False):
         network = load_adm(path, dtype=working_dtype(precision))
-        device, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
-        return LoadedADM(network, ModelPatcher(network, device, offload), path.name)
+        return LoadedADM(network, patched(network), path.name)

@@ -17,7 +17,8 @@ from ...engine.animate import animate
 from ...engine.picture import check_finite, resize
 from ...engine.surrogates.sd_unet import LATENT_SCALE
 from .animators import LoadedPoseAnimator, LoadedReferenceNet
-from .autograd import make_ordinary, ordinary
+from .autograd import ordinary
+from .devices import whole
 
 PREVIEW_SIDE = 512
 Victim = tuple[LoadedPoseAnimator, LoadedReferenceNet, comfy.sd.VAE, comfy.clip_vision.ClipVisionModel]
@@ -50,7 +51,8 @@ def animate_images(image: Tensor, pose: Tensor, victim: Victim, settings: Animat
     latent = vae.encode(portrait.movedim(1, -1)).float() * LATENT_SCALE
     tokens = clip_vision.encode_image(portrait.movedim(1, -1), crop=False).image_embeds.float()[:, None]
     # Out of inference mode: weights that are moved in it could not be differentiated through later.
-    with torch.inference_mode(False), torch.no_grad():
+    room = animator.memory_required(*size, frames=min(settings.window, poses.shape[0]), graph=False)
+    with torch.inference_mode(False), torch.no_grad(), whole([net.patcher, animator.patcher], room=room):
         latents = _denoise(animator, net, ordinary(latent), ordinary(tokens), ordinary(poses), settings, node_id)
     frames: Tensor = vae.decode(latents[0].movedim(1, 0) / LATENT_SCALE)
     return frames
@@ -73,11 +75,6 @@ def _denoise(
     node_id: str | None,
 ) -> Tensor:
     device = comfy.model_management.get_torch_device()
-    frames = min(settings.window, poses.shape[0])
-    room = animator.memory_required(poses.shape[-2], poses.shape[-1], frames=frames, graph=False)
-    comfy.model_management.load_models_gpu([net.patcher, animator.patcher], memory_required=room, force_full_load=True)
-    for patcher in (net.patcher, animator.patcher):
-        make_ordinary(patcher.model)
     latent, tokens = latent.to(device), tokens.to(device)
     bank = dict(zip(net.net.names, net.net(latent, 0, tokens), strict=True))
     # Frame by frame: at full size the guider's first layers are the largest thing here.

@@ -9,10 +9,10 @@ from typing import Any
 import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
-from torch import nn
 
 from ...engine.surrogates.pose_animator import PoseAnimator, load_pose_animator
 from ...engine.surrogates.reference_net import ReferenceNet, load_reference_net
+from .devices import patched
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -27,10 +27,6 @@ def working_dtype(precision: str) -> torch.dtype:
     if comfy.model_management.should_use_bf16(device):
         return torch.bfloat16
     return torch.float16 if comfy.model_management.should_use_fp16(device) else torch.float32
-
-
-def _patcher(network: nn.Module) -> ModelPatcher:
-    return ModelPatcher(network, comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device())
 
 
 # Values that a UNet of SD 1.5's layout holds at most, for each row, latent position and channel of its first level; counted with
@@ -73,11 +69,11 @@ def reference_net_from(path: Path, precision: str) -> LoadedReferenceNet:
     # Nodes run under inference mode, whose tensors autograd refuses later.
     with torch.inference_mode(False):
         net = load_reference_net(path, dtype=working_dtype(precision))
-        return LoadedReferenceNet(net, _patcher(net), path.name)
+        return LoadedReferenceNet(net, patched(net), path.name)
 
 
 def pose_animator_from(denoiser: Path, motion: Path, guider: Path, precision: str) -> LoadedPoseAnimator:
     """Raises WeightsError for a wrong file."""
     with torch.inference_mode(False):
         animator = load_pose_animator(denoiser, motion, guider, dtype=working_dtype(precision))
-        return LoadedPoseAnimator(animator, _patcher(animator), denoiser.name)
+        return LoadedPoseAnimator(animator, patched(animator), denoiser.name)

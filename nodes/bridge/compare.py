@@ -8,30 +8,29 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 
 import av
 import comfy.model_management
 import comfy.utils
 import torch
 from comfy.ldm.common_dit import pad_to_patch_size
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import Input, InputImpl
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ...engine.metrics.clip import CHUNK, Clip, HeldClip
 from ...engine.metrics.compare import compare
 from ...engine.metrics.comparison import Comparison
 from ...engine.metrics.measure import Measure, Unavailable
 from ...engine.picture import split_alpha
+from .devices import bring, is_whole, patched
 from .progress import show_text
 from .views import embedding_width
 
 SECONDS_BETWEEN_TEXTS = 0.5
 # Core keeps at least twice as much free for whoever computes.
 _LEAST_MEMORY = 0.4e9
-
-Network = TypeVar("Network", bound=nn.Module)
 
 
 class _FewPackets:
@@ -123,17 +122,19 @@ def _count(video: InputImpl.VideoFromFile, container: av.container.InputContaine
     return count
 
 
-def on_device(network: Network) -> Network:
-    """Under ComfyUI's memory management: the network comes to its device whenever it is asked something and is not there."""
-    device = comfy.model_management.get_torch_device()
-    patcher = ModelPatcher(network, device, comfy.model_management.unet_offload_device())
+def on_device(network: nn.Module) -> RemovableHandle:
+    """Under ComfyUI's memory management: the network comes to its device whenever it is asked something and is not there.
+
+    Until the handle is removed; before that the two hold each other, and with them the weights.
+    """
+    patcher = patched(network)
 
     def come(module: nn.Module, inputs: object) -> None:
-        if next(network.parameters()).device != patcher.load_device:
-            comfy.model_management.load_models_gpu([patcher], force_full_load=True)
+        # Core takes parts of it away for other models, in any order.
+        if not is_whole(patcher):
+            bring([patcher])
 
-    network.register_forward_pre_hook(come)
-    return network
+    return network.register_forward_pre_hook(come)
 
 
 def clip_embedder(clip_vision: Any) -> Callable[[Tensor], Tensor]:
@@ -178,7 +179,7 @@ def interpolator(model: Any) -> Callable[[Tensor, Tensor], Tensor]:
             raise ValueError(f"The interpolation model needs frames of more than {align // 2} pixels, and these are {width}x{height}.")
         dtype = model.model_dtype()
         memory = network.memory_used_forward((1, height, width, 3), dtype)
-        comfy.model_management.load_models_gpu([model], memory_required=memory)
+        bring([model], room=memory)
         before, after = (
             pad_to_patch_size(frame.to(device=model.load_device, dtype=dtype), (align, align), padding_mode="reflect")
             for frame in (first, second)

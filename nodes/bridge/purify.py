@@ -11,7 +11,6 @@ import comfy.model_management
 import comfy.sd
 import comfy.utils
 import torch
-from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -19,7 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from ...engine.picture import check_finite, resize, split_alpha
 from ...engine.purify.impress import RoundTrip, impress
 from ...engine.surrogates.perceptual import load_perceptual_network
-from .autograd import autograd_session, make_ordinary, ordinary
+from .autograd import autograd_session, ordinary
+from .devices import patched, whole
 from .progress import PREVIEW_SIDE, SECONDS_BETWEEN_PREVIEWS, small, to_pillow
 from .surrogates import VGG16_BYTES_PER_PIXEL
 from .views import DifferentiableVAE, refuse_other_than_pictures
@@ -91,12 +91,8 @@ def impress_images(
     refuse_other_than_pictures(vae)
     with autograd_session():
         view, lpips = DifferentiableVAE(vae), load_perceptual_network(backbone)
-        device, away = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
-        patchers = [view.patcher, ModelPatcher(lpips, device, away)]
+        device = comfy.model_management.get_torch_device()
         room = _room(view, images.shape[1], images.shape[2], low_memory=settings.low_memory)
-        comfy.model_management.load_models_gpu(patchers, memory_required=room, force_full_load=True)
-        for patcher in patchers:
-            make_ordinary(patcher.model)
         round_trip = _round_trip(view, low_memory=settings.low_memory)
 
         def purify(picture: Tensor, seed: int, watch: Watch) -> Tensor:
@@ -115,7 +111,8 @@ def impress_images(
                 watch.report(step.done, step.total, step.image)
             return step.image
 
-        return purify_images(ordinary(images), purify, seed=seed, node_id=node_id)
+        with whole([view.patcher, patched(lpips)], room=room):
+            return purify_images(ordinary(images), purify, seed=seed, node_id=node_id)
 
 
 def _round_trip(view: DifferentiableVAE, *, low_memory: bool) -> RoundTrip:

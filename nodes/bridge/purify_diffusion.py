@@ -19,7 +19,8 @@ from torch import Tensor
 from ...engine.purify.diffusion import STEPS, Denoised, Denoiser, dds_one_shot, diffpure, normal_draws, timesteps_for
 from ...engine.purify.gridpure import WINDOW, gridpure, in_windows, number_of_windows
 from .adm import LoadedADM
-from .autograd import make_ordinary, ordinary
+from .autograd import ordinary
+from .devices import whole
 from .purify import Purify, Watch, padded, purify_images
 
 
@@ -223,8 +224,5 @@ def _with_adm(
 
     run: Purify = on_device
     # Out of inference mode: weights that are moved in it could not be differentiated through later.
-    with torch.inference_mode(False), torch.no_grad():
-        room = adm.memory_required(WINDOW, WINDOW)
-        comfy.model_management.load_models_gpu([adm.patcher], memory_required=room, force_full_load=True)
-        make_ordinary(adm.patcher.model)
+    with torch.inference_mode(False), torch.no_grad(), whole([adm.patcher], room=adm.memory_required(WINDOW, WINDOW)):
         return purify_images(ordinary(images), run, seed=seed, node_id=node_id)

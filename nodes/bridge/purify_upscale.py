@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...engine.picture import resize
 from ...engine.purify.upscaling import FACTOR, Repaint, diffshortcut, noisy_upscaling
+from .devices import whole
 from .purify import Watch, purify_images
 
 # Face restorers know squares of this side, whole pictures included.
@@ -99,7 +100,7 @@ def diffshortcut_images(images: Tensor, upscaler: X4Upscaler, restorer: Any | No
         repainted = diffshortcut(
             picture,
             lambda small: upscaler.enlarged(small, seed=seed, watch=watch),
-            restore=None if restorer is None else lambda whole: restored(whole, restorer),
+            restore=None if restorer is None else lambda large: restored(large, restorer),
             side=side,
         )
         return resize(repainted, (picture.shape[-2], picture.shape[-1]))
@@ -115,22 +116,22 @@ def restored(image: Tensor, restorer: Any) -> Tensor:
     device = restorer.patcher.load_device
     # Core's own estimate in Upscale Image (using Model).
     room = _TILE * _TILE * 3 * image.element_size() * max(restorer.scale, 1.0) * 384.0
-    comfy.model_management.load_models_gpu([restorer.patcher], memory_required=room)
 
     def one(tile: Tensor) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         return run(tile.float())
 
-    whole: Tensor = comfy.utils.tiled_scale(
-        image.to(device),
-        one,
-        tile_x=_TILE,
-        tile_y=_TILE,
-        overlap=_OVERLAP,
-        upscale_amount=restorer.scale,
-        output_device=comfy.model_management.intermediate_device(),
-    )
-    return whole.clamp(0, 1)
+    with whole([restorer.patcher], room=room):
+        enlarged: Tensor = comfy.utils.tiled_scale(
+            image.to(device),
+            one,
+            tile_x=_TILE,
+            tile_y=_TILE,
+            overlap=_OVERLAP,
+            upscale_amount=restorer.scale,
+            output_device=comfy.model_management.intermediate_device(),
+        )
+    return enlarged.clamp(0, 1)
 
 
 def _codeformer(restorer: Any) -> Repaint:

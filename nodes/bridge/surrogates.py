@@ -6,7 +6,6 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -25,6 +24,7 @@ from ...engine.surrogates.reference_net import ReferenceNet
 from ...engine.surrogates.tiling import Tiled
 from .animators import LoadedPoseAnimator, LoadedReferenceNet
 from .autograd import make_ordinary
+from .devices import patched, whole
 from .video.model import Conditioner, DifferentiableVideoModel
 from .video.stand_ins import StandInCLIPVision, StandInVAE
 from .views import DifferentiableCLIPVision, DifferentiableVAE, Preparation
@@ -55,7 +55,7 @@ class Surrogates:
     def __init__(self) -> None:
         self._residents: dict[object, _Resident] = {}
         self._derived: dict[object, object] = {}
-        self._frames = 1
+        self._longest: dict[int, int] = {}
 
     def vae(self, vae: comfy.sd.VAE) -> DifferentiableVAE:
         def make() -> _Resident:
@@ -82,8 +82,7 @@ class Surrogates:
     def perceptual(self, backbone: Path) -> PerceptualNetwork:
         def make() -> _Resident:
             view = load_perceptual_network(backbone)
-            patcher = ModelPatcher(view, comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device())
-            return _Resident(view, patcher, lambda height, width: VGG16_BYTES_PER_PIXEL * height * width)
+            return _Resident(view, patched(view), lambda height, width: VGG16_BYTES_PER_PIXEL * height * width)
 
         return cast(PerceptualNetwork, self._once(backbone, make))
 
@@ -92,12 +91,15 @@ class Surrogates:
         return loaded.net
 
     def animator(self, loaded: LoadedPoseAnimator, *, frames: int) -> PoseAnimator:
-        self._frames = max(self._frames, frames)
-        self._once(id(loaded), lambda: _Resident(loaded.animator, loaded.patcher, partial(self._animator_memory, loaded)))
-        return loaded.animator
+        # Not through `self`: what holds the residents and is held by them would outlive the run, with all their weights.
+        longest = self._longest
+        longest[id(loaded)] = max(frames, longest.get(id(loaded), 1))
 
-    def _animator_memory(self, loaded: LoadedPoseAnimator, height: int, width: int) -> float:
-        return loaded.memory_required(height, width, frames=self._frames, graph=True)
+        def memory(height: int, width: int) -> float:
+            return loaded.memory_required(height, width, frames=longest[id(loaded)], graph=True)
+
+        self._once(id(loaded), lambda: _Resident(loaded.animator, loaded.patcher, memory))
+        return loaded.animator
 
     def video_setup(self, spec: I2VSurrogateSpec) -> VideoSetup:
         """One for each surrogate, so that losses share what the model is asked."""
@@ -132,36 +134,33 @@ class Surrogates:
         model, whose conditioning needs them together, the encoders take a turn too.
         """
         residents = list(self._residents.values())
-        videos = [resident.view for resident in residents if isinstance(resident.view, DifferentiableVideoModel)]
-        encoders = [r for r in residents if videos and isinstance(r.view, (DifferentiableVAE, DifferentiableCLIPVision))]
-        unets = [r for r in residents if isinstance(r.view, (ReferenceNet, PoseAnimator, DifferentiableVideoModel))]
-        turns, room = low_memory and takes_turns(), self._room(height, width, low_memory=low_memory)
+        turns = low_memory and takes_turns()
+        room = self._room(height, width, low_memory=low_memory)
+        moving, together = self._moving() if turns else ([], [])
         if turns:
-            # Whatever an earlier run left there: the UNets' weights have to start in the host's memory.
+            # Whatever an earlier run left there: weights that take turns have to start in the host's memory.
             comfy.model_management.unload_all_models()
-            for resident in (*unets, *encoders):
+            for resident in (*moving, *together):
                 resident.patcher.model.to("cpu")
-            room += 2 * max((resident.patcher.model_size() for resident in unets), default=0)
-        patchers = [resident.patcher for resident in residents if not (turns and resident in (*unets, *encoders))]
-        comfy.model_management.load_models_gpu(patchers, memory_required=room, force_full_load=True)
-        for resident in residents:
-            make_ordinary(resident.patcher.model)
-        animators = [resident.view for resident in unets if isinstance(resident.view, PoseAnimator)]
+            room += 2 * max((resident.patcher.model_size() for resident in moving), default=0)
+        staying = [resident.patcher for resident in residents if resident not in (*moving, *together)]
         with contextlib.ExitStack() as stack:
-            for animator in animators:
-                stack.enter_context(_checkpointing(animator, low_memory))
-            for video in videos:
-                stack.enter_context(_checkpointing(video, low_memory))
+            stack.enter_context(whole(staying, room=room))
+            for resident in residents:
+                if isinstance(resident.view, (PoseAnimator, DifferentiableVideoModel)):
+                    stack.enter_context(_checkpointing(resident.view, low_memory))
             if turns:
-                device = comfy.model_management.get_torch_device()
-                for animator in animators:
-                    stack.callback(animator.guider.to, "cpu")
-                    animator.guider.to(device)
-                networks = [cast(_Unet, resident.view).unet for resident in unets]
-                if encoders:
-                    networks.append(stack.enter_context(_together(encoders)))
-                stack.enter_context(one_at_a_time(networks, device))
+                stack.enter_context(_taking_turns(moving, together))
             yield
+
+    def _moving(self) -> tuple[list[_Resident], list[_Resident]]:
+        """Denoisers that take turns on ComfyUI's device, and encoders that take one together. What computes elsewhere stays there."""
+        device = comfy.model_management.get_torch_device()
+        here = [resident for resident in self._residents.values() if resident.patcher.load_device == device]
+        unets = [r for r in here if isinstance(r.view, (ReferenceNet, PoseAnimator, DifferentiableVideoModel))]
+        if not any(isinstance(resident.view, DifferentiableVideoModel) for resident in unets):
+            return unets, []
+        return unets, [resident for resident in here if isinstance(resident.view, (DifferentiableVAE, DifferentiableCLIPVision))]
 
     def step(self) -> contextlib.AbstractContextManager[object]:
         """Around each step: core's video models change tensors in place that the backward pass needs.
@@ -183,8 +182,39 @@ class Surrogates:
 
 
 def takes_turns() -> bool:
-    """Whether UNets have to be copied to where they compute; on the CPU they are there already."""
-    return bool(comfy.model_management.get_torch_device().type != "cpu")
+    """Whether networks have to be copied to where they compute. Not where its memory is the host's: a copy would take more of it."""
+    return bool(comfy.model_management.get_torch_device().type not in ("cpu", "mps"))
+
+
+@contextlib.contextmanager
+def _taking_turns(moving: Sequence[_Resident], together: Sequence[_Resident]) -> Iterator[None]:
+    device = comfy.model_management.get_torch_device()
+    with contextlib.ExitStack() as stack:
+        networks = [cast(_Unet, resident.view).unet for resident in moving]
+        for resident, unet in zip(moving, networks, strict=True):
+            make_ordinary(resident.patcher.model)
+            # A LoRA's or another node's own tensors among the options, as core moves them when it loads a model.
+            resident.patcher.model_patches_to(device)
+            stack.enter_context(_beside(resident.patcher.model, unet, device))
+        if together:
+            for resident in together:
+                make_ordinary(resident.patcher.model)
+            networks.append(stack.enter_context(_together(together)))
+        stack.enter_context(one_at_a_time(networks, device))
+        yield
+
+
+@contextlib.contextmanager
+def _beside(model: nn.Module, unet: nn.Module, device: torch.device) -> Iterator[None]:
+    """What belongs to a denoiser and takes no turns, such as a pose guider or a noise schedule, is small and stays on the device."""
+    others = [part for part in model.children() if part is not unet]
+    try:
+        for part in others:
+            part.to(device)
+        yield
+    finally:
+        for part in others:
+            part.to("cpu")
 
 
 class _Together(nn.Module):

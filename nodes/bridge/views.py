@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ...engine.half import with_scaled_gradient
 from ...engine.surrogates.image_encoder import nearest_signed
-from .autograd import independent_copy
+from .copies import independent_copy
 
 
 @dataclass

@@ -221,7 +221,8 @@ def test_a_dynamic_vaes_copy_has_the_dtype_that_it_computes_in(kind: object, ima
 def test_native_handles_are_never_copied() -> None:
     """Under dynamic VRAM models hold pointers; a copy that frees one frees the original's memory."""
     from comfy.model_patcher import ModelPatcher
-    from stillguard.nodes.bridge.autograd import autograd_session, independent_copy
+    from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.copies import independent_copy
 
     class Handle:
         def __deepcopy__(self, memo: object) -> Handle:

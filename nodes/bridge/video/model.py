@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,16 +12,21 @@ import comfy.sample
 import comfy.sampler_helpers
 import comfy.samplers
 import comfy.utils
+import latent_preview
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ....engine.observation import Features
-from ..autograd import independent_copy, ordinary
+from ..autograd import ordinary
+from ..copies import independent_copy
 from .families import Conditioning, Family, Prepared, Request
 from .stand_ins import StandInCLIPVision, StandInVAE
 from .taps import Taps, attention_blocks, recomputable
+
+_OWN = "stillguard"
 
 
 @dataclass(frozen=True)
@@ -152,20 +157,22 @@ class DifferentiableVideoModel:
             return self._processed(self.conditioner.video(self._video, image))
         prepared, chosen = self.conditioner.prepare(image), self._sampling
         noise = comfy.sample.prepare_noise(prepared.samples, chosen.seed)
-        latents = comfy.sample.sample(
-            self.patcher,
-            noise,
-            chosen.steps,
-            chosen.cfg,
-            chosen.sampler,
-            chosen.scheduler,
-            prepared.positive,
-            prepared.negative,
-            prepared.samples,
-            noise_mask=prepared.mask,
-            disable_pbar=True,
-            seed=chosen.seed,
-        )
+        with _nothing_loaded(self.patcher):
+            latents = comfy.sample.sample(
+                self.patcher,
+                noise,
+                chosen.steps,
+                chosen.cfg,
+                chosen.sampler,
+                chosen.scheduler,
+                prepared.positive,
+                prepared.negative,
+                prepared.samples,
+                noise_mask=prepared.mask,
+                callback=_watched(self.patcher, chosen.steps),
+                disable_pbar=True,
+                seed=chosen.seed,
+            )
         return self._processed(latents)
 
     def still(self, image: Tensor) -> Tensor:
@@ -253,6 +260,35 @@ def _owned(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _owned(item) for key, item in value.items()}
     return [_owned(item) for item in value] if isinstance(value, list) else value
+
+
+def _watched(patcher: ModelPatcher, steps: int) -> Callable[[int, Tensor, Tensor, int], None]:
+    """Core's own progress bar and preview of the node that runs, and the place where a cancelled run ends."""
+    show = latent_preview.prepare_callback(patcher, steps)
+
+    def report(step: int, estimate: Tensor, noisy: Tensor, total: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        show(step, estimate, noisy, total)
+
+    return report
+
+
+@contextmanager
+def _nothing_loaded(patcher: ModelPatcher) -> Iterator[None]:
+    """Core's sampler works with the model where it is. Loading would copy it a second time beside the one whose turn it is, and may
+    take away networks that the run has on the device.
+    """
+
+    def prepare(
+        executor: object, model: ModelPatcher, shape: object, conds: object, *_: object, **__: object
+    ) -> tuple[Any, Any, list[Any]]:
+        return model.model, conds, []
+
+    patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, _OWN, prepare)
+    try:
+        yield
+    finally:
+        patcher.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, _OWN)
 
 
 @contextmanager
