@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .draws import placed
 from .packages import needed
 from .picture import resize
 
@@ -39,7 +40,8 @@ class JPEG:
     def __call__(self, image: Tensor) -> Tensor:
         with needed("kornia"):
             import kornia
-        quality = torch.full((image.shape[0],), float(self.quality), device=image.device)
+        # On the CPU, where kornia checks its range: on a GPU it would wait for the device twice.
+        quality = torch.full((image.shape[0],), float(self.quality))
         coded: Tensor = kornia.enhance.jpeg_codec_differentiable(image.clamp(0, 1), quality)
         return coded.clamp(0, 1)
 
@@ -53,7 +55,7 @@ class GaussianNoise:
 
     def __call__(self, image: Tensor) -> Tensor:
         noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(self.seed))
-        return (image + noise.to(image) * self.sigma).clamp(0, 1)
+        return (image + placed(noise, image) * self.sigma).clamp(0, 1)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ def compare(
     and of all against TRUTH where it is given, as the papers do; clip measures of each video by itself. device: where the
     measures want the frames; by default they stay where the clips have them. At most CHUNK frames of each video are held, and
     those that a descriptor's unfinished runs need. memory: bytes that a measure may fill with what it is given at once, up to CHUNK
-    frames; by default PIXELS_AT_ONCE counts, and large networks see one frame or run at a time. shortest: of videos of different lengths, the first frames that all have.
+    frames; by default PIXELS_AT_ONCE counts, and large networks see one frame or run at a time. shortest: of videos of different
+    lengths, the first frames that all have.
 
     A measure that raises ValueError is left out from there on, and its readings hold the sentence. Equal frames give a PSNR of
     infinity unless the measure has a limit; the mean is then infinite too, even where a single frame is equal, and has no

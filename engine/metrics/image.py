@@ -57,7 +57,6 @@ def lpips(network: PerceptualNetwork, reference: Tensor, image: Tensor, *, disco
     The network scales [0,1] to the [-1,1] that it was trained with. disco_compat undoes that, which gives lower values.
     """
 
-
     def one(*pair: Tensor) -> Tensor:
         return network.distance(*(_activations(network, picture, disco_compat=disco_compat) for picture in pair))
 
