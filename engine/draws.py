@@ -23,6 +23,14 @@ def following(seed: int, index: int) -> int:
     return (seed + index) % SEEDS
 
 
+def placed(drawn: Tensor, like: Tensor) -> Tensor:
+    """Numbers from the CPU with the device and dtype of `like`, without waiting for what the device has yet to do.
+
+    CUDA has read pageable memory when the call returns; elsewhere the copy has to be waited for.
+    """
+    return drawn.to(like, non_blocking=like.is_cuda)
+
+
 class Draws(Protocol):
     """Asked twice for one purpose, it answers the same; different purposes are independent."""
 

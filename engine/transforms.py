@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import kornia
 import torch
 from torch import Tensor
 
+from .draws import placed
+from .packages import needed
 from .picture import resize
 
 Transform = Callable[[Tensor], Tensor]
@@ -24,6 +25,8 @@ class GaussianBlur:
     kernel: int = 3
 
     def __call__(self, image: Tensor) -> Tensor:
+        with needed("kornia"):
+            import kornia
         blurred: Tensor = kornia.filters.gaussian_blur2d(image, (self.kernel, self.kernel), (self.sigma, self.sigma), border_type="reflect")
         return blurred
 
@@ -35,7 +38,10 @@ class JPEG:
     quality: float
 
     def __call__(self, image: Tensor) -> Tensor:
-        quality = torch.full((image.shape[0],), float(self.quality), device=image.device)
+        with needed("kornia"):
+            import kornia
+        # On the CPU, where kornia checks its range: on a GPU it would wait for the device twice.
+        quality = torch.full((image.shape[0],), float(self.quality))
         coded: Tensor = kornia.enhance.jpeg_codec_differentiable(image.clamp(0, 1), quality)
         return coded.clamp(0, 1)
 
@@ -49,7 +55,7 @@ class GaussianNoise:
 
     def __call__(self, image: Tensor) -> Tensor:
         noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(self.seed))
-        return (image + noise.to(image) * self.sigma).clamp(0, 1)
+        return (image + placed(noise, image) * self.sigma).clamp(0, 1)
 
 
 @dataclass(frozen=True)

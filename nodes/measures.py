@@ -23,6 +23,7 @@ from ..engine.metrics.networks.resnet3d import load_resnet3d
 from ..engine.metrics.similarity import clip_i_measure, dino_measure, faces_found_measure, identity_measure, subject_consistency_measure
 from ..engine.metrics.vbench import aesthetic_measure, imaging_quality_measure, load_aesthetic_head, motion_smoothness_measure
 from ..engine.metrics.video_sets import fid_vid_measure, fvd_measure
+from ..engine.packages import PackageError
 from ..engine.surrogates.perceptual import load_perceptual_network
 from ..engine.weights.catalogue import Entry, catalogue
 from .bridge.compare import aesthetic_embedder, clip_embedder, interpolator, on_device
@@ -95,7 +96,7 @@ def measures_of(groups: Sequence[str], means: Means) -> list[Measure | Unavailab
 def _made(names: Sequence[str], make: Callable[[], Sequence[Measure]]) -> Sequence[Measure | Unavailable]:
     try:
         return make()
-    except (FileNotFoundError, ValueError) as reason:
+    except (FileNotFoundError, ValueError, PackageError) as reason:
         return [Unavailable(name, str(reason)) for name in names]
 
 

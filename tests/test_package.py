@@ -48,6 +48,19 @@ def test_the_engine_imports_without_comfyui_in_a_process_of_its_own() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path.home())
 
 
+def test_no_module_of_the_engine_imports_a_package_that_only_some_networks_need() -> None:
+    code = (
+        "import importlib, pkgutil, sys, stillguard.engine as e\n"
+        "names = [m.name for m in pkgutil.walk_packages(e.__path__, 'stillguard.engine.')]\n"
+        "[importlib.import_module(name) for name in names]\n"
+        "print(len(names), {'diffusers', 'kornia', 'lpips', 'open_clip', 'transformers', 'torchvision'} & set(sys.modules))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], check=True, cwd=Path.home(), capture_output=True, text=True).stdout
+    count, _, found = told.strip().partition(" ")
+    assert int(count) > 50
+    assert found == "set()"
+
+
 INSIDES = ("comfy", "server", "execution", "latent_preview")
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..draws import placed
 from ..observation import Features, ImageEncoder, LatentEncoder, Observation
 from ..picture import resize
 from ..surrogates.perceptual import PerceptualNetwork
@@ -204,7 +205,7 @@ class FrameIncoherence:
     def _frames(self, clean: Observation, adversarial: Observation, target: Tensor) -> Tensor:
         """[B,4,frames,h,w]."""
         timestep = draw_timestep(adversarial, self.timesteps)
-        noise = adversarial.draws.normal("frames", (*target.shape[:2], self.frames, *target.shape[3:])).to(target)
+        noise = placed(adversarial.draws.normal("frames", (*target.shape[:2], self.frames, *target.shape[3:])), target)
         signal, rest = (float(value) ** 0.5 for value in (self.signal[timestep], 1 - self.signal[timestep]))
         noisy = signal * target + rest * noise if self.noised else noise
         size = (clean.image.shape[-2], clean.image.shape[-1])

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,8 @@ from .readings import NAMES, NOTHING_SEEN, missing, notes_on, reading_of
 
 STRIP_FRAMES, STRIP_SIDE = 5, 160
 PIXELS_AT_ONCE = 2**19
-"""Most pixels that a measure is given at once, of one video, as long as one frame or run has fewer: two frames of 512x512."""
+"""Most pixels that a measure is given at once, of one video, as long as one frame or run has fewer and nobody says how much memory there
+is: two frames of 512x512."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,16 @@ def compare(
     settings: Mapping[str, object] | None = None,
     shortest: bool = False,
     device: torch.device | None = None,
+    memory: float | None = None,
 ) -> Generator[Progress, None, None]:
     """Measure what one victim made of several pictures; the last Progress holds the Comparison.
 
     branches: CLEAN and PROTECTED, with NOISE and TRUTH or without. Pair and set measures are taken of the others against CLEAN,
     and of all against TRUTH where it is given, as the papers do; clip measures of each video by itself. device: where the
     measures want the frames; by default they stay where the clips have them. At most CHUNK frames of each video are held, and
-    those that a descriptor's unfinished runs need. shortest: of videos of different lengths, the first frames that all have.
+    those that a descriptor's unfinished runs need. memory: bytes that a measure may fill with what it is given at once, up to CHUNK
+    frames; by default PIXELS_AT_ONCE counts, and large networks see one frame or run at a time. shortest: of videos of different
+    lengths, the first frames that all have.
 
     A measure that raises ValueError is left out from there on, and its readings hold the sentence. Equal frames give a PSNR of
     infinity unless the measure has a limit; the mean is then infinite too, even where a single frame is equal, and has no
@@ -58,7 +63,7 @@ def compare(
     """
     frames, notes = common_length(branches, shortest)
     branches, resized = of_one_size(branches)
-    run = _Run(branches, measures, frames, device)
+    run = _Run(branches, measures, frames, device, memory)
     rows: list[Row] = []
     with contextlib.closing(run.steps()) as steps:
         for done, doing in enumerate(steps, 1):
@@ -90,6 +95,7 @@ class _Descriptions:
 
     descriptor: Descriptor
     total: int
+    memory: float | None
     said: Tensor | None = None
     done: int = 0
     held: Tensor | None = None
@@ -99,7 +105,7 @@ class _Descriptions:
         frames = chunk if one.prepare is None else one.prepare(chunk)
         self.held = frames if self.held is None else torch.cat([self.held, frames])
         for runs in windows(iter([self.held]), one.span, one.stride):
-            for some in runs.split(_at_once(frames, one.span)):
+            for some in runs.split(_at_once(one, frames, one.span, self.memory)):
                 self._keep(one.describe(some))
             self.held = self.held[runs.shape[0] * one.stride :].clone()
 
@@ -114,9 +120,14 @@ class _Run:
     """What has been seen of the videos so far."""
 
     def __init__(
-        self, branches: Mapping[str, Clip], measures: Sequence[Measure | Unavailable], frames: int, device: torch.device | None
+        self,
+        branches: Mapping[str, Clip],
+        measures: Sequence[Measure | Unavailable],
+        frames: int,
+        device: torch.device | None,
+        memory: float | None,
     ) -> None:
-        self.branches, self.measures, self.frames, self.device = branches, measures, frames, device
+        self.branches, self.measures, self.frames, self.device, self.memory = branches, measures, frames, device, memory
         others = {CLEAN: [b for b in (PROTECTED, NOISE) if b in branches], TRUTH: [b for b in (CLEAN, PROTECTED, NOISE) if b in branches]}
         self.against = {reference: others[reference] for reference in (CLEAN, TRUTH) if reference in branches}
         self.pairs = [measure for measure in measures if isinstance(measure, PairMeasure)]
@@ -125,7 +136,9 @@ class _Run:
         self.descriptors = {measure.descriptor.key: measure.descriptor for measure in enough}
         pairs = [(reference, branch) for reference, others in self.against.items() for branch in others]
         self.values = {(measure.name, *pair): torch.empty(frames) for measure in self.pairs for pair in pairs}
-        self.described = {(key, b): _Descriptions(one, _runs(one, frames)) for key, one in self.descriptors.items() for b in branches}
+        self.described = {
+            (key, branch): _Descriptions(one, _runs(one, frames), memory) for key, one in self.descriptors.items() for branch in branches
+        }
         self.failed: dict[object, str] = {}
         self.strip_indices = tuple(dict.fromkeys(torch.linspace(0, frames - 1, min(STRIP_FRAMES, frames)).round().int().tolist()))
         small = _small(branches[CLEAN].size)
@@ -173,11 +186,18 @@ class _Run:
             self.equal[branch] &= torch.equal(seen[branch], seen[CLEAN])
 
     def _pair(self, measure: PairMeasure, seen: Mapping[str, Tensor], first: int) -> None:
-        for (name, reference, branch), values in self.values.items():
-            if name == measure.name:
-                for start in range(0, seen[branch].shape[0], at_once := _at_once(seen[branch])):
-                    part = measure.compare(*(seen[one][start : start + at_once] for one in (reference, branch)))
-                    values[first + start : first + start + part.shape[0]] = part
+        at_once = _at_once(measure, seen[CLEAN], 1, self.memory)
+        for start in range(0, seen[CLEAN].shape[0], at_once):
+            references: dict[str, Any] = {}
+            # References first: what others are compared with is held, and of the others one at a time.
+            for branch in sorted(seen, key=(TRUTH, CLEAN, PROTECTED, NOISE).index):
+                saw: Any = seen[branch][start : start + at_once]
+                saw = saw if measure.see is None else measure.see(saw)
+                for reference, other in references.items():
+                    part = measure.compare(other, saw)
+                    self.values[measure.name, reference, branch][first + start : first + start + part.shape[0]] = part
+                if branch in self.against:
+                    references[branch] = saw
 
     def _describe(self, key: str, seen: Mapping[str, Tensor]) -> None:
         for branch, chunk in seen.items():
@@ -242,10 +262,12 @@ def _too_short(descriptor: Descriptor, least: int, frames: int) -> Reading:
     return missing(f"it needs at least {needed} frames{windows_told}, and these videos have {frames}.", n=count)
 
 
-def _at_once(frames: Tensor, span: int = 1) -> int:
+def _at_once(what: PairMeasure | Descriptor, frames: Tensor, span: int, memory: float | None) -> int:
     """How many runs of such frames [n,...] a measure is given at once."""
-    pixels = math.prod(frames.shape[2:]) if frames.ndim > 2 else 1
-    return max(1, PIXELS_AT_ONCE // (span * pixels))
+    pixels = span * (math.prod(frames.shape[2:]) if frames.ndim > 2 else 1)
+    if memory is None:
+        return 1 if what.large else max(1, PIXELS_AT_ONCE // pixels)
+    return max(1, int(memory // (what.bytes_per_pixel * pixels)))
 
 
 def _small(size: tuple[int, int]) -> tuple[int, int]:

@@ -7,6 +7,8 @@ is divided by the number of pixels twice, and LPIPS is fed with [0,1] where its 
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,6 +20,9 @@ from .measure import PairMeasure
 
 EQUAL = 100.0
 """DisCo's PSNR of equal pictures, in dB."""
+
+LPIPS_BYTES_PER_PIXEL = 2560
+"""976 while VGG16 runs, measured in fp32, and 488 for the activations of each of three videos that are held."""
 
 
 def psnr(reference: Tensor, image: Tensor, *, disco_compat: bool = False) -> Tensor:
@@ -52,12 +57,16 @@ def lpips(network: PerceptualNetwork, reference: Tensor, image: Tensor, *, disco
     The network scales [0,1] to the [-1,1] that it was trained with. disco_compat undoes that, which gives lower values.
     """
 
-    def one(first: Tensor, second: Tensor) -> Tensor:
-        pair = [visibility.for_lpips(picture) for picture in (first, second)]
-        return network.distance(*(network.activations((picture + 1) / 2 if disco_compat else picture) for picture in pair))
+    def one(*pair: Tensor) -> Tensor:
+        return network.distance(*(_activations(network, picture, disco_compat=disco_compat) for picture in pair))
 
     # One at a time: the first maps of a 512x512 picture are 67 MB, and several are kept.
     return torch.cat([one(*pair) for pair in zip(reference.split(1), image.split(1), strict=True)])
+
+
+def _activations(network: PerceptualNetwork, image: Tensor, *, disco_compat: bool) -> tuple[Tensor, ...]:
+    picture = visibility.for_lpips(image)
+    return network.activations((picture + 1) / 2 if disco_compat else picture)
 
 
 def uniform_ssim(first: Tensor, second: Tensor, *, window: int, peak: float) -> Tensor:
@@ -130,7 +139,9 @@ def l1_measure(*, disco_compat: bool = False) -> PairMeasure:
 
 def lpips_measure(network: PerceptualNetwork, *, disco_compat: bool = False) -> PairMeasure:
     """Frames must be on the network's device."""
-    return PairMeasure(_name("LPIPS", disco_compat), "", "less alike", lambda a, b: lpips(network, a, b, disco_compat=disco_compat))
+    see = partial(_activations, network, disco_compat=disco_compat)
+    name = _name("LPIPS", disco_compat)
+    return PairMeasure(name, "", "less alike", network.distance, see, LPIPS_BYTES_PER_PIXEL, large=True)
 
 
 def _name(name: str, disco_compat: bool) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -12,14 +12,26 @@ Higher = Literal["more alike", "less alike", "better", "more motion", "smoother"
 """What a higher value says: of two videos, or of one by itself."""
 
 
+BYTES_PER_PIXEL = 1024
+"""What measures without a figure of their own take at most, for each pixel of what they are given."""
+
+
 @dataclass(frozen=True)
 class PairMeasure:
-    """Frame against frame. compare: [N,3,H,W], [N,3,H,W] in [0,1] -> [N]."""
+    """Frame against frame. compare: [N,3,H,W], [N,3,H,W] in [0,1] -> [N].
+
+    see: what a network makes of frames, [n,3,H,W] -> anything; `compare` then gets that, and each video is seen once however many it is
+    compared with. bytes_per_pixel: memory that this takes for each pixel of a frame. large: so much that it is one frame at a time
+    where nobody says how much there is.
+    """
 
     name: str
     unit: str
     higher: Higher
-    compare: Callable[[Tensor, Tensor], Tensor]
+    compare: Callable[[Any, Any], Tensor]
+    see: Callable[[Tensor], Any] | None = None
+    bytes_per_pixel: int = BYTES_PER_PIXEL
+    large: bool = False
 
 
 @dataclass(frozen=True)
@@ -27,7 +39,8 @@ class Descriptor:
     """What a network says of runs of `span` frames, every `stride`-th: describe is [n,span,3,H,W] in [0,1] -> [n,D].
 
     Measures with an equal key share what was computed. prepare: what becomes of each frame before runs are made of them,
-    [n,3,H,W] -> [n,...], so that a frame in many runs is resized once; describe then gets [n,span,...].
+    [n,3,H,W] -> [n,...], so that a frame in many runs is resized once; describe then gets [n,span,...]. bytes_per_pixel, large: as in
+    PairMeasure, for each pixel of a run and for runs.
     """
 
     key: str
@@ -35,6 +48,8 @@ class Descriptor:
     span: int = 1
     stride: int = 1
     prepare: Callable[[Tensor], Tensor] | None = None
+    bytes_per_pixel: int = BYTES_PER_PIXEL
+    large: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import kornia
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..packages import needed
 from ..picture import LEVELS, check_finite, resize, split_alpha, to_levels
 from ..surrogates.perceptual import PerceptualNetwork
 from .registration import Placement, placement
@@ -57,6 +57,8 @@ def psnr(clean: Tensor, protected: Tensor) -> Tensor:
 
 def ssim(clean: Tensor, protected: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004) with kornia's Gaussian window of 11, [B]; the window shrinks for tiny pictures."""
+    with needed("kornia"):
+        import kornia
     window = min(11, clean.shape[-1], clean.shape[-2])
     values: Tensor = kornia.metrics.ssim(clean, protected, window - (window + 1) % 2, padding="valid")
     return values.flatten(1).mean(1)

@@ -8,14 +8,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor, nn
 
+from ..packages import needed
 from ..surrogates.sd_unet import State, on_meta
 from ..weights.reading import WeightsError, read_weights
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
 
 HEAD_CHANNELS = 64
 """Channels of an attention head in the published models; the shapes in a file do not tell them."""
@@ -85,7 +88,9 @@ def adm(state: State, name: str, *, dtype: torch.dtype = torch.float32, head_cha
             f"{name} has levels {', '.join(map(str, layout.widths))} channels wide, which groups of 32 and attention heads of "
             f"{head_channels} channels do not divide: {_PUBLISHED}."
         )
-    unet = cast(UNet2DModel, on_meta(lambda: layout.unet(head_channels)))
+    with needed("diffusers"):
+        from diffusers import UNet2DModel
+    unet = cast(UNet2DModel, on_meta(lambda: UNet2DModel(**layout.config(head_channels))))
     original = {key: layout.original_name(key) for key in unet.state_dict()}
     _account_for(state, {original[key]: _original_shape(key, value) for key, value in unet.state_dict().items()}, name)
     # Copied even where the dtype is right: a file mapped from disk may change or vanish, and lies unaligned.
@@ -105,21 +110,22 @@ class _Layout:
     attends: tuple[bool, ...]
     layers: int
 
-    def unet(self, head_channels: int) -> UNet2DModel:
-        return UNet2DModel(
-            in_channels=3,
-            out_channels=6,
-            block_out_channels=self.widths,
-            layers_per_block=self.layers,
-            down_block_types=tuple("AttnDownBlock2D" if attends else "ResnetDownsampleBlock2D" for attends in self.attends),
-            up_block_types=tuple("AttnUpBlock2D" if attends else "ResnetUpsampleBlock2D" for attends in reversed(self.attends)),
-            downsample_type="resnet",
-            upsample_type="resnet",
-            attention_head_dim=head_channels,
-            resnet_time_scale_shift="scale_shift",
+    def config(self, head_channels: int) -> dict[str, Any]:
+        """Arguments of diffusers' UNet2DModel."""
+        return {
+            "in_channels": 3,
+            "out_channels": 6,
+            "block_out_channels": self.widths,
+            "layers_per_block": self.layers,
+            "down_block_types": tuple("AttnDownBlock2D" if attends else "ResnetDownsampleBlock2D" for attends in self.attends),
+            "up_block_types": tuple("AttnUpBlock2D" if attends else "ResnetUpsampleBlock2D" for attends in reversed(self.attends)),
+            "downsample_type": "resnet",
+            "upsample_type": "resnet",
+            "attention_head_dim": head_channels,
+            "resnet_time_scale_shift": "scale_shift",
             # Without it there is no norm before the attention in the middle.
-            attn_norm_num_groups=32,
-        )
+            "attn_norm_num_groups": 32,
+        }
 
     def original_name(self, key: str) -> str:
         """OpenAI's name of a tensor of diffusers' network."""

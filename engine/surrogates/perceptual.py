@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..packages import needed
 from ..weights.reading import read_weights
 
 # Convolutions of torchvision's VGG16 `features`, in the five groups that the lpips package cuts it into.
@@ -27,25 +28,30 @@ class PerceptualNetwork(nn.Module):
         """backbone: scaled picture -> feature maps; heads: the linear layer of each map, [B,C,h,w] -> [B,1,h,w]."""
         super().__init__()
         # Imported here: lpips imports torchvision, which not everyone who uses the engine has.
-        import lpips
+        with needed("lpips"):
+            import lpips
 
         self._backbone, self._heads, self._scaling = backbone, nn.ModuleList(heads), lpips.ScalingLayer()
         self.eval().requires_grad_(False)
 
     def activations(self, image: Tensor) -> tuple[Tensor, ...]:
         """[B,3,H,W] in [0,1], sides of 16 or more -> channel-normalised feature maps, five of them with VGG16."""
-        # vector_norm has gradient 0 where all channels are 0; the package's square root of a sum has NaN there.
-        maps = self._backbone(self._scaling(image * 2 - 1))
-        return tuple(m / (torch.linalg.vector_norm(m, dim=1, keepdim=True) + 1e-10) for m in maps)
+        # Through the module's call, since what brings a network to its device listens there.
+        maps: tuple[Tensor, ...] = self(image)
+        return maps
 
     def distance(self, first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> Tensor:
         """LPIPS of two lists of activations, [B]."""
         per_layer = [head((a - b) ** 2).mean(dim=(1, 2, 3)) for head, a, b in zip(self._heads, first, second, strict=True)]
         return torch.stack(per_layer).sum(0)
 
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """LPIPS of two pictures [B,3,H,W] in [0,1], [B]."""
-        return self.distance(self.activations(first), self.activations(second))
+    def forward(self, first: Tensor, second: Tensor | None = None) -> Tensor | tuple[Tensor, ...]:
+        """LPIPS of two pictures [B,3,H,W] in [0,1], [B]; of one alone its activations."""
+        if second is not None:
+            return self.distance(self.activations(first), self.activations(second))
+        # vector_norm has gradient 0 where all channels are 0; the package's square root of a sum has NaN there.
+        maps = self._backbone(self._scaling(first * 2 - 1))
+        return tuple(m / (torch.linalg.vector_norm(m, dim=1, keepdim=True) + 1e-10) for m in maps)
 
 
 def vgg16_network(state: dict[str, Tensor]) -> PerceptualNetwork:
@@ -53,7 +59,8 @@ def vgg16_network(state: dict[str, Tensor]) -> PerceptualNetwork:
 
     Raises KeyError with the first name that is missing.
     """
-    import lpips
+    with needed("lpips"):
+        import lpips
 
     with warnings.catch_warnings(), torch.device("meta"):
         # lpips calls torchvision by names that were renamed long ago; nothing that a user could mend.

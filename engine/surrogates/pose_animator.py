@@ -7,19 +7,21 @@ import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from diffusers import DDIMScheduler, UNetMotionModel
-from diffusers.models.attention_processor import AttnProcessor2_0
-from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..half import with_scaled_gradient
+from ..packages import needed
 from ..unpatched import unpatched
 from ..weights.reading import WeightsError, read_weights
 from .sd_unet import GROUPS, HEADS, State, check_family, fill, on_meta, spatial_blocks, unet_config
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler, UNetMotionModel
+    from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 
 Bank = Mapping[str, Tensor]
 """Reference features by the name of the spatial attention that reads them, each [B,tokens,C]."""
@@ -43,6 +45,8 @@ _SECOND_POSITIONS = ".attention_blocks.1.pos_encoder.pe"
 
 def noise_schedule() -> DDIMScheduler:
     """AnimateAnyone's schedule: linear betas rescaled to zero terminal SNR, v-prediction, trailing steps."""
+    with needed("diffusers"):
+        from diffusers import DDIMScheduler
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -130,6 +134,8 @@ class _BankAttention:
     """diffusers' own attention, over the frame's tokens and the reference's."""
 
     def __init__(self, name: str | None) -> None:
+        with needed("diffusers"):
+            from diffusers.models.attention_processor import AttnProcessor2_0
         self._name, self._attend = name, unpatched(AttnProcessor2_0())
 
     def __call__(
@@ -178,6 +184,8 @@ def motion_unet(state: State, *, heads: int, groups: int) -> UNetMotionModel:
 
     Raises KeyError or ValueError where the tensors of `state` have no such layout.
     """
+    with needed("diffusers"):
+        from diffusers import UNetMotionModel
     config = unet_config(state, heads=heads, groups=groups)
     config["num_attention_heads"] = config["motion_num_attention_heads"] = config.pop("heads")
     for key in ("down_block_types", "up_block_types"):
@@ -243,6 +251,8 @@ def denoiser_unet(
 
 def pose_guider(state: State, name: str, *, dtype: torch.dtype = torch.float32) -> ControlNetConditioningEmbedding:
     """The pose guider from the tensors of a file of this name. Raises WeightsError when they are none."""
+    with needed("diffusers"):
+        from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
     strided = sorted((int(key.split(".")[1]), key) for key in state if key.startswith("blocks.") and key.endswith(".weight"))[1::2]
     if not {"conv_in.weight", "conv_out.weight"} <= state.keys() or not strided:
         raise WeightsError(f"{name} is not a pose guider: choose AnimateAnyone's pose_guider.pth.")

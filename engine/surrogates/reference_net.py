@@ -11,15 +11,18 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from ..half import with_scaled_gradient
+from ..packages import needed
 from ..weights.reading import WeightsError, read_weights
 from .sd_unet import GROUPS, HEADS, State, check_family, fill, from_ldm, on_meta, spatial_blocks, unet_config
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,8 @@ def truncated_unet(state: State, *, heads: int, groups: int) -> UNet2DConditionM
     config["attention_head_dim"] = config.pop("heads")
     for key in ("down_block_types", "up_block_types"):
         config[key] = tuple(f"{kind}2D" for kind in config[key])
+    with needed("diffusers"):
+        from diffusers import UNet2DConditionModel
     unet = cast(UNet2DConditionModel, on_meta(lambda: UNet2DConditionModel(**config)))
     attentions = cast(nn.ModuleList, unet.up_blocks[-1].attentions)
     attentions[-1] = _LastAttention(attentions[-1])

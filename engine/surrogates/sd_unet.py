@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..packages import needed
 from ..unpatched import unpatched
 from ..weights.reading import WeightsError
 
@@ -56,7 +57,8 @@ def from_ldm(state: State, prefix: str, name: str) -> tuple[State, set[str]]:
 
     Raises WeightsError for an SDXL UNet.
     """
-    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+    with needed("diffusers"):
+        from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
     inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     if "label_emb.0.0.weight" in inner:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor, nn
 
+from ..packages import needed
 from ..unpatched import unpatched
 from .autoencoder import CHANNELS
 from .flow import Flow
@@ -17,6 +17,8 @@ class VictimUNet(Flow):
     """For one frame."""
 
     def __init__(self) -> None:
+        with needed("diffusers"):
+            from diffusers import UNet2DModel
         super().__init__()
         self.guider = nn.Sequential(
             nn.PixelUnshuffle(4),

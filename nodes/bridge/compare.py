@@ -29,6 +29,8 @@ from .progress import show_text
 from .views import embedding_width
 
 SECONDS_BETWEEN_TEXTS = 0.5
+# Core keeps at least twice as much free for whoever computes.
+_LEAST_MEMORY = 0.4e9
 
 
 class _FewPackets:
@@ -193,6 +195,14 @@ def interpolator(model: Any) -> Callable[[Tensor, Tensor], Tensor]:
     return halfway
 
 
+def _memory(device: torch.device) -> float | None:
+    """Bytes that a measure may fill: of a GPU a quarter of what is free, since networks of other measures come yet.
+
+    None on the CPU, where more frames at once are not faster and round differently.
+    """
+    return None if device.type == "cpu" else max(_LEAST_MEMORY, comfy.model_management.get_free_memory(device) / 4)
+
+
 @torch.no_grad()
 def compare_videos(
     branches: Mapping[str, Tensor | Input.Video],
@@ -207,7 +217,9 @@ def compare_videos(
     """Measure them on ComfyUI's device. Raises ValueError as engine.metrics.compare does, ComfyUI's interruption when cancelled."""
     clips = {branch: clip_of(frames) for branch, frames in branches.items()}
     device = comfy.model_management.get_torch_device()
-    running = compare(clips, measures, victim=victim, surrogate=surrogate, settings=settings, shortest=shortest, device=device)
+    running = compare(
+        clips, measures, victim=victim, surrogate=surrogate, settings=settings, shortest=shortest, device=device, memory=_memory(device)
+    )
     bar: comfy.utils.ProgressBar | None = None
     told = float("-inf")
     with contextlib.closing(running):

@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from ...engine.draws import placed
 from ...engine.half import with_scaled_gradient
 from ...engine.picture import resize
 from ...engine.surrogates.image_encoder import nearest_signed
@@ -201,5 +202,5 @@ class DifferentiableCLIPVision:
             image = image[:, :, top : top + size, left : left + size]
         levels = (255.0 * image).clamp(0, 255)
         image = (levels + (levels.round() - levels).detach()) / 255.0
-        mean, std = (torch.tensor(v, device=image.device, dtype=image.dtype).view(3, 1, 1) for v in (self._mean, self._std))
+        mean, std = (placed(torch.tensor(v), image).view(3, 1, 1) for v in (self._mean, self._std))
         return (image - mean) / std

@@ -129,6 +129,41 @@ def test_what_a_network_says_is_asked_once_for_all_measures_that_share_it() -> N
     assert sum(frames) == 2 * 20
 
 
+def test_what_a_network_sees_of_a_video_is_computed_once_however_many_it_is_compared_with() -> None:
+    frames: list[int] = []
+
+    def see(pictures: Tensor) -> Tensor:
+        frames.append(len(pictures))
+        return pictures.square()
+
+    branches = {CLEAN: video(0), PROTECTED: video(1), NOISE: video(2), TRUTH: video(3)}
+    seeing = PairMeasure("of squares", "dB", "more alike", psnr, see)
+    plain = PairMeasure("of squares", "dB", "more alike", lambda a, b: psnr(a.square(), b.square()))
+    assert compared(branches, seeing).rows == compared(branches, plain).rows
+    assert sum(frames) == 4 * 20
+
+
+@pytest.mark.parametrize(("memory", "most"), [(None, 1), (0.0, 1), (3.9 * 100 * 24 * 32, 3), (1e12, CHUNK)])
+def test_as_many_frames_at_once_as_the_memory_holds(memory: float | None, most: int) -> None:
+    counted: list[int] = []
+
+    def compare_counted(a: Tensor, b: Tensor) -> Tensor:
+        counted.append(len(a))
+        return psnr(a, b)
+
+    def describe(runs: Tensor) -> Tensor:
+        counted.append(len(runs))
+        return runs.mean(dim=(2, 3, 4))
+
+    pairs = PairMeasure("pairs", "dB", "more alike", compare_counted, bytes_per_pixel=100, large=True)
+    runs = Descriptor("runs", describe, 2, bytes_per_pixel=50, large=True)
+    branches = {CLEAN: video(0), PROTECTED: video(1)}
+    result = compared(branches, pairs, distance(describe=runs), memory=memory)
+    assert max(counted) == most
+    assert reading(result, "pairs").items == reading(compared(branches, PSNR), "PSNR").items
+    assert reading(result, "distance") == reading(compared(branches, distance(2)), "distance")
+
+
 def test_a_set_measure_is_withheld_below_its_least_number() -> None:
     branches = {CLEAN: video(0), PROTECTED: video(1)}
     withheld = reading(compared(branches, distance(16, least=6)), "distance")

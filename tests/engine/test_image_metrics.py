@@ -120,7 +120,8 @@ def test_measures_give_one_number_per_frame_under_the_papers_names(perceptual: P
     frames, others = frames[..., 64:128, 64:128], others[..., 64:128, 64:128]
     slightly = frames + (others - frames) / 4
     for measure in made:
-        near, far = (measure.compare(frames, batch) for batch in (slightly, others))
+        seen = [batch if measure.see is None else measure.see(batch) for batch in (frames, slightly, others)]
+        near, far = (measure.compare(seen[0], batch) for batch in seen[1:])
         assert near.shape == (2,)
         assert bool((near > far).all()) == (measure.higher == "more alike")
 

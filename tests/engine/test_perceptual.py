@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from stillguard.engine.losses.dormant import LPIPSPenalty
+from stillguard.engine.metrics import image
 from stillguard.engine.observation import Observation
 from stillguard.engine.surrogates.perceptual import PerceptualNetwork, load_perceptual_network
 from torch import Tensor
@@ -73,3 +74,12 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="holds program code instead of bare weights"):
         load_perceptual_network(tmp_path / "trap.pth")
     assert not (tmp_path / "ran").exists()
+
+
+def test_what_listens_to_calls_of_the_network_hears_activations_too(perceptual: PerceptualNetwork, astronaut: Tensor) -> None:
+    """ComfyUI's memory management brings a measure's network to its device when the network is called."""
+    heard: list[int] = []
+    hook = perceptual.register_forward_pre_hook(lambda module, inputs: heard.append(len(inputs)))
+    image.lpips_measure(perceptual).see(astronaut[..., :64, :64])
+    hook.remove()
+    assert heard == [1]

@@ -142,6 +142,7 @@ class DifferentiableVideoModel:
         self._tapped = [attention_blocks(self.unet, temporal=temporal)[index] for index in blocks]
         self._recomputable = recomputable(self.unet, self._tapped, temporal=temporal)
         self._told: _Told | None = None
+        self._sigmas: dict[float, float] = {}
 
     @property
     def _base(self) -> Any:
@@ -194,7 +195,10 @@ class DifferentiableVideoModel:
         return noisy
 
     def _sigma(self, level: float, like: Tensor) -> Tensor:
-        return torch.full((like.shape[0],), self._base.model_sampling.percent_to_sigma(1 - level), device=like.device)
+        if level not in self._sigmas:
+            # Some schedules read it from the device, which then has to be waited for.
+            self._sigmas[level] = float(self._base.model_sampling.percent_to_sigma(1 - level))
+        return torch.full((like.shape[0],), self._sigmas[level], device=like.device)
 
     def condition(self, image: Tensor) -> Features:
         told = self.told(image)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.clip_vision
-import comfy.model_management
 from torch import Tensor
 
 from ..views import DifferentiableCLIPVision, DifferentiableVAE
@@ -34,8 +33,9 @@ class StandInCLIPVision:
     def encode_image(self, image: Tensor, crop: bool = True) -> comfy.clip_vision.Output:
         view = self._view.prepared("crop" if crop else "squash")
         last, penultimate, embeds, projected = view.outputs(image.movedim(-1, 1)[:, :3])
+        # Where the encoder ran, not on core's intermediate device: models take them from anywhere, and a way through the host would make
+        # it wait for the device at every step, there and back.
         output = comfy.clip_vision.Output()
-        device = comfy.model_management.intermediate_device()
-        output["last_hidden_state"], output["image_embeds"] = last.to(device), embeds.to(device)
-        output["penultimate_hidden_states"], output["mm_projected"] = penultimate.to(device), projected
+        output["last_hidden_state"], output["image_embeds"] = last, embeds
+        output["penultimate_hidden_states"], output["mm_projected"] = penultimate, projected
         return output
