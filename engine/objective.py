@@ -78,12 +78,13 @@ class Objective:
         """
         losses = {}
         terms = [term for term in self.terms if term.weight]
-        for index, term in enumerate(terms):
-            loss = term.loss(clean, adversarial)
-            if loss.requires_grad:
-                (loss * (term.weight * scale)).backward()
-            losses[term.name] = loss.detach()
-            later = [surrogate for following in terms[index + 1 :] for surrogate in following.loss.surrogates]
-            adversarial.release(needed=later)
-        adversarial.release_picture()
+        with adversarial.beside(clean):
+            for index, term in enumerate(terms):
+                loss = term.loss(clean, adversarial)
+                if loss.requires_grad:
+                    (loss * (term.weight * scale)).backward()
+                losses[term.name] = loss.detach()
+                later = [surrogate for following in terms[index + 1 :] for surrogate in following.loss.surrogates]
+                adversarial.release(needed=later)
+            adversarial.release_picture()
         return losses

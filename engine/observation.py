@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable
+import contextlib
+from collections.abc import Callable, Collection, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -65,6 +66,7 @@ class _Cut:
     compute: Callable[[], Features]
     leaves: Features
     outputs: Features | None
+    lasting: bool
 
 
 _PICTURE = object()
@@ -75,8 +77,9 @@ class Observation:
 
     With a picture that requires grad (the adversarial side), every feature is a cut point: readers get detached leaves, so a
     term's backward frees its own graph at once; `release` then sends the gathered gradient through the shared encoder into
-    the picture. The result is exact, since the chain rule does not care about the order. `low_memory` recomputes an encoder's
-    graph when its gradient is due instead of keeping it while terms run. Computations must be deterministic.
+    the picture. The result is exact, since the chain rule does not care about the order. `low_memory` keeps only the newest
+    feature's graph, and only until anything else is computed: the others are recomputed when their gradient is due, so that no two
+    networks hold memory at a time. Computations must be deterministic.
 
     A picture without grad (the clean side) is computed without grad and keeps its features as long as the object lives.
     """
@@ -95,7 +98,9 @@ class Observation:
         self._low_memory = low_memory
         self._cuts: list[_Cut] = []
         self._known: dict[Hashable, Features] = {}
-        (self._untransformed,) = self._observe("picture", _PICTURE, lambda: (picture,), keep_graph=True)
+        self._companion: Observation | None = None
+        self._depth = 0
+        (self._untransformed,) = self._observe("picture", _PICTURE, lambda: (picture,), lasting=True)
         self._transform = transform
 
     @property
@@ -123,16 +128,44 @@ class Observation:
         known = self._known.get(name)
         return self._observe(name, owner, compute) if known is None else known
 
-    def _observe(self, name: Hashable, owner: object, compute: Callable[[], Features], *, keep_graph: bool = False) -> Features:
-        keep_graph = self._tracked and (keep_graph or not self._low_memory)
-        with torch.set_grad_enabled(keep_graph):
-            outputs = compute()
+    def _observe(self, name: Hashable, owner: object, compute: Callable[[], Features], *, lasting: bool = False) -> Features:
+        if self._companion is not None:
+            self._companion.make_room(owner)
+        if self._tracked:
+            self.make_room()
+        # Inside another feature's computation, whose own network runs next, low memory keeps no graph.
+        keep_graph = self._tracked and (lasting or not self._low_memory or self._depth == 0)
+        self._depth += 1
+        try:
+            with torch.set_grad_enabled(keep_graph):
+                outputs = compute()
+        finally:
+            self._depth -= 1
         if self._tracked:
             leaves = tuple(output.detach().requires_grad_() for output in outputs)
-            self._cuts.append(_Cut(name, owner, compute, leaves, outputs if keep_graph else None))
+            self._cuts.append(_Cut(name, owner, compute, leaves, outputs if keep_graph else None, lasting))
             outputs = leaves
         self._known[name] = outputs
         return outputs
+
+    def make_room(self, owner: object = None) -> None:
+        """In low memory, before a network runs: no graph stays that can be recomputed, except one through `owner` itself.
+
+        Features see to it themselves; a loss that calls a surrogate on its own, with features for inputs, says so here.
+        """
+        if self._low_memory:
+            for cut in self._cuts:
+                if not cut.lasting and cut.owner is not owner:
+                    cut.outputs = None
+
+    @contextlib.contextmanager
+    def beside(self, clean: Observation) -> Iterator[None]:
+        """While it lasts, what is computed for the clean picture makes room among this one's graphs too."""
+        clean._companion = self
+        try:
+            yield
+        finally:
+            clean._companion = None
 
     def release(self, *, needed: Collection[object] = ()) -> None:
         """Send gathered gradients back and free graphs, newest feature first, down to one that `needed` surrogates own.

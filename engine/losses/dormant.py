@@ -215,6 +215,7 @@ class FrameIncoherence:
         pose = pose.expand(self.frames, -1, -1, -1)
         # Read before the animator runs: its graph is then the newest, and freed first.
         tokens, bank = self.reference.tokens(adversarial), self.reference.bank(adversarial, 0)
+        adversarial.make_room()
         free: Tensor | None = None
         if self.guidance != 1:
             with torch.no_grad():

@@ -109,14 +109,54 @@ def test_peak_memory_of_four_terms_is_that_of_one(astronaut: Tensor, perturbed: 
 
 
 def test_shared_latent_is_encoded_once_per_step(astronaut: Tensor, perturbed: Tensor) -> None:
-    class Counting(RandomEncoder):
-        calls = 0
-
-        def encode(self, image: Tensor) -> Tensor:
-            self.calls += 1
-            return super().encode(image)
-
     vae = Counting()
     objective = Objective(tuple(Term(str(i), 1.0, VAELatent(vae)) for i in range(5)))
     staged_gradient(objective, astronaut, perturbed, low_memory=False)
-    assert vae.calls == 2  # clean once, adversarial once
+    assert vae.passes == 2  # clean once, adversarial once
+
+
+class Counting(RandomEncoder):
+    """Of passes, and of those that kept a graph."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(seed)
+        self.passes, self.graphs = 0, 0
+
+    def encode(self, image: Tensor) -> Tensor:
+        self.passes += 1
+        self.graphs += torch.is_grad_enabled()
+        return super().encode(image)
+
+
+@pytest.mark.parametrize(("order", "passes"), [((0, 1), (2, 2)), ((0, 1, 0), (3, 2))])
+def test_low_memory_computes_twice_only_what_had_to_make_room(
+    order: tuple[int, ...], passes: tuple[int, int], astronaut: Tensor, perturbed: Tensor
+) -> None:
+    """Each encoder sees the clean picture once and the other once; again only where another one ran before its gradient was due."""
+    encoders = [Counting(seed) for seed in range(2)]
+    objective = Objective(tuple(Term(str(i), 1.0, VAELatent(encoders[which])) for i, which in enumerate(order)))
+    low = staged_gradient(objective, astronaut, perturbed, low_memory=True)
+    assert tuple(encoder.passes for encoder in encoders) == passes
+    assert relative(low, staged_gradient(objective, astronaut, perturbed, low_memory=False)) < 1e-6
+
+
+def test_what_is_computed_for_the_clean_picture_makes_room_too(astronaut: Tensor, perturbed: Tensor) -> None:
+    """A graph through a network that has left the device cannot be walked back."""
+
+    class Late:
+        """Reads the changed picture first, and then another encoder's view of the clean one."""
+
+        def __init__(self, first: Counting, second: Counting) -> None:
+            self.first, self.second = first, second
+
+        @property
+        def surrogates(self) -> tuple[object, ...]:
+            return (self.first, self.second)
+
+        def __call__(self, clean: Observation, adversarial: Observation) -> Tensor:
+            return (adversarial.latent(self.first) - clean.latent(self.second)).square().mean()
+
+    first, second = Counting(0), Counting(1)
+    staged_gradient(Objective((Term("late", 1.0, Late(first, second)),)), astronaut, perturbed, low_memory=True)
+    assert (first.passes, first.graphs) == (2, 2)
+    assert (second.passes, second.graphs) == (1, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
@@ -202,7 +202,8 @@ class DifferentiableVideoModel:
 
     def condition(self, image: Tensor) -> Features:
         told = self.told(image)
-        self._told = told
+        # Without a graph: the encoders' may have to go before the denoiser runs.
+        self._told = replace(told, varying={name: value.detach() for name, value in told.varying.items()})
         return tuple(told.varying.values())
 
     def told(self, image: Tensor) -> _Told:
