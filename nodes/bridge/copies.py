@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import re
 import uuid
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Hashable, Iterator
+from functools import partial
 from typing import Any
 
 import comfy.model_management
 import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP
 from comfy.supported_models_base import BASE
 from torch import Tensor, nn
 
@@ -20,21 +23,49 @@ from torch import Tensor, nn
 _RUNTIME = re.compile(r"_v|_v_\w+|_pin\w*|_prefetch\w*|_comfy_\w+|dynamic_(pins|vbars|patchers)")
 
 
-def independent_copy(patcher: ModelPatcher) -> ModelPatcher:
+# By what a copy was made of: what was made of it (see `independent_copy`), and the copy.
+_KEPT: weakref.WeakKeyDictionary[ModelPatcher, tuple[Hashable, ModelPatcher]] = weakref.WeakKeyDictionary()
+_OWN = "stillguard"
+
+
+def independent_copy(patcher: ModelPatcher, *, form: Hashable = None, shape: Callable[[ModelPatcher], None] | None = None) -> ModelPatcher:
     """A frozen copy with weights of its own and all patches made part of them, under a patcher without dynamic VRAM.
 
     The cached model that other nodes share is never touched: its weights are inference tensors, and under dynamic VRAM they
     live in memory that may be reused between the forward and the backward pass. Patches (LoRA, merges, ModelSampling) are applied
-    here, so that no way of bringing the copy to a device can leave them out. Call inside `autograd_session`. Raises ValueError for
-    patches that only core's own loading applies.
+    here, so that no way of bringing the copy to a device can leave them out. shape: changes a fresh copy, for good; form: a name for
+    that change. One of the same form that an earlier run left (`keep`) is given again. Call inside `autograd_session`. Raises ValueError
+    for patches that only core's own loading applies.
     """
+    kept = _KEPT.pop(patcher, None)
+    if kept is not None and kept[0] == form:
+        return kept[1]
     twin = _reloaded(patcher) if patcher.cached_patcher_init is not None else _copied(patcher)
     twin.parent, twin.clone_base_uuid, twin.hook_backup = None, uuid.uuid4(), {}
     _cast_to_working_dtypes(twin.model)
     with torch.no_grad():
         _make_patches_permanent(twin)
     twin.model.eval().requires_grad_(False)
+    if shape is not None:
+        shape(twin)
+    # Core unloads it where it needs the device's memory, or was asked to free all: then the host's is free too.
+    twin.add_callback_with_key(CallbacksMP.ON_DETACH, _OWN, partial(_drop, weakref.ref(patcher)))
     return twin
+
+
+def keep(patcher: ModelPatcher, form: Hashable, twin: ModelPatcher) -> None:
+    """Leave a copy for the next run: as long as the model that it was made of lives, and until core unloads it.
+
+    Not where the host's memory has no room for another one of its size.
+    """
+    if comfy.model_management.get_free_memory(torch.device("cpu")) > twin.model_size():
+        _KEPT[patcher] = (form, twin)
+
+
+def _drop(patcher: weakref.ref[ModelPatcher], twin: ModelPatcher, unpatch_all: bool) -> None:
+    original = patcher()
+    if original is not None:
+        _KEPT.pop(original, None)
 
 
 def _reloaded(patcher: ModelPatcher) -> ModelPatcher:

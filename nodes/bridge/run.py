@@ -84,7 +84,7 @@ def _protect_rest(
 ) -> object | None:
     """Add the results of the pictures that have none; or give the socket whose network has to be added to those in fp32 first.
 
-    A function of its own, so that all copies of models are gone when it ends.
+    A function of its own, so that copies of models that are not to be kept are gone when it ends.
     """
     device, out = comfy.model_management.get_torch_device(), comfy.model_management.intermediate_device()
     surrogates = Surrogates(in_single)
@@ -101,6 +101,7 @@ def _protect_rest(
     except HalfPrecisionError as error:
         progress.warn(IN_SINGLE.format(_NAMES[type(error.network)]))
         return surrogates.socket_of(error.network)
+    surrogates.keep_copies()
     return None
 
 

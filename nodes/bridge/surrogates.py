@@ -143,6 +143,12 @@ class Surrogates:
         """What stands for the socket of a view in later runs too, as long as the socket lives."""
         return next(key for key, resident in self._residents.items() if resident.view is view)
 
+    def keep_copies(self) -> None:
+        """Leave the copies of the user's models for the next run, which then begins at once. This one is over."""
+        for resident in self._residents.values():
+            if isinstance(resident.view, (DifferentiableVAE, DifferentiableCLIPVision, DifferentiableVideoModel)):
+                resident.view.keep()
+
     @property
     def multiple(self) -> int:
         """Working sizes must be a multiple of it."""

@@ -12,6 +12,7 @@ import comfy.clip_vision
 import comfy.sd
 import comfy.utils
 import torch
+from comfy.model_patcher import ModelPatcher
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ from ...engine.draws import placed
 from ...engine.half import with_scaled_gradient
 from ...engine.picture import resize
 from ...engine.surrogates.image_encoder import nearest_signed
-from .copies import independent_copy
+from .copies import independent_copy, keep
 from .precision import cast, copied_dtype
 
 
@@ -40,13 +41,19 @@ class DifferentiableVAE:
         vae.throw_exception_if_invalid()
         _refuse_missing_encoder(vae)
         self.socket = vae
-        self.patcher = independent_copy(vae.patcher)
         self.dtype = torch.float32 if single else copied_dtype(vae.vae_dtype, vae.device)
-        if self.dtype != vae.vae_dtype:
-            cast(self.patcher.model, vae.vae_dtype, self.dtype)
-            # Core keeps the size that it has seen.
-            self.patcher.size = 0
+        self.patcher = independent_copy(vae.patcher, form=self.dtype, shape=self._cast)
         self.turn = Turn()
+
+    def _cast(self, copied: ModelPatcher) -> None:
+        if self.dtype != self.socket.vae_dtype:
+            cast(copied.model, self.socket.vae_dtype, self.dtype)
+            # Core keeps the size that it has seen.
+            copied.size = 0
+
+    def keep(self) -> None:
+        """Leave the copy for the next run."""
+        keep(self.socket.patcher, self.dtype, self.patcher)
 
     @property
     def multiple(self) -> int:
@@ -161,12 +168,16 @@ class DifferentiableCLIPVision:
     def __init__(self, clip_vision: comfy.clip_vision.ClipVisionModel, preparation: Preparation = "crop") -> None:
         if clip_vision.model_type == "siglip2_vision_model":
             raise ValueError("SigLIP 2 image encoders cannot be differentiated here: load a CLIP image encoder.")
-        self.patcher = independent_copy(clip_vision.patcher)
-        _keep_norm_inputs(self.patcher.model)
+        self._source = clip_vision.patcher
+        self.patcher = independent_copy(self._source, shape=lambda copied: _keep_norm_inputs(copied.model))
         self.turn = Turn()
         self._size, self._preparation = clip_vision.image_size, preparation
         self._device = clip_vision.load_device
         self._mean, self._std = clip_vision.image_mean, clip_vision.image_std
+
+    def keep(self) -> None:
+        """Leave the copy for the next run."""
+        keep(self._source, None, self.patcher)
 
     def prepared(self, preparation: Preparation) -> DifferentiableCLIPVision:
         """The same network, given pictures in another way."""

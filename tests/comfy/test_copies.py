@@ -252,3 +252,63 @@ def test_a_copy_dies_with_its_run(wan: Loaded) -> None:
                 assert alive() is None
     finally:
         gc.enable()
+
+
+class Kept:
+    """Protects with the Wan model and notes how often core's loader was asked for a copy."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.loaded = loaded
+
+    def run(self, *, low_memory: bool = False) -> tuple[Tensor, int]:
+        from comfy.model_patcher import ModelPatcher
+        from stillguard.engine import RGB, Sign
+        from stillguard.nodes.bridge.run import Settings, protect_images
+        from stillguard.nodes.i2v_specs import ContrastiveFramesSpec
+
+        photo = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+        losses = (ContrastiveFramesSpec(-1.0, self.loaded.spec(), torch.zeros(1, 8, 8, 3)),)
+        settings = Settings(RGB(8.0), Sign(1.0), None, 64, 1, 1, low_memory=low_memory)
+        with torch.inference_mode(), mock.patch.object(ModelPatcher, "clone", autospec=True, side_effect=ModelPatcher.clone) as copies:
+            protected, _ = protect_images(photo, losses, settings, mask=None, node_id=None)
+        return protected, copies.call_count
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Kept:
+    return Kept(load("Wan", tmp_path))
+
+
+def test_the_next_run_finds_the_copies(run: Kept) -> None:
+    first, made = run.run()
+    again, anew = run.run()
+    assert made > 0
+    assert anew == 0
+    assert torch.equal(again, first)
+    # Networks that take turns start where the others' run left them.
+    assert run.run(low_memory=True)[1] == 0
+
+
+def test_copies_are_freed_when_comfyui_asks_and_when_their_models_go(run: Kept) -> None:
+    import comfy.model_management as management
+    from stillguard.nodes.bridge import copies
+
+    before = len(copies._KEPT)
+    run.run()
+    assert len(copies._KEPT) > before
+    management.unload_all_models()
+    assert len(copies._KEPT) == before
+    run.run()
+    run.loaded = None  # type: ignore[assignment]
+    gc.collect()
+    assert len(copies._KEPT) == before
+
+
+def test_copies_are_not_kept_where_the_hosts_memory_is_full(run: Kept) -> None:
+    import comfy.model_management as management
+    from stillguard.nodes.bridge import copies
+
+    before = len(copies._KEPT)
+    with mock.patch.object(management, "get_free_memory", return_value=0):
+        run.run()
+    assert len(copies._KEPT) == before

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from ....engine.half import with_scaled_gradient
 from ....engine.observation import Features
 from ..autograd import ordinary
-from ..copies import independent_copy
+from ..copies import independent_copy, keep
 from ..precision import cast_denoiser
 from .families import Conditioning, Family, Prepared, Request
 from .stand_ins import StandInCLIPVision, StandInVAE
@@ -134,8 +134,8 @@ class DifferentiableVideoModel:
 
         single: in fp32.
         """
-        self.patcher, self.conditioner = independent_copy(model), conditioner
-        cast_denoiser(self._base, self.patcher.load_device, single=single)
+        self._source, self._single, self.conditioner = model, single, conditioner
+        self.patcher = independent_copy(model, form=single, shape=self._cast)
         self._family, self._sampling, self._video = family, sampling, video
         self.checkpointing = False
         temporal = family.patch is None
@@ -143,6 +143,13 @@ class DifferentiableVideoModel:
         self._recomputable = recomputable(self.unet, self._tapped, temporal=temporal)
         self._told: _Told | None = None
         self._sigmas: dict[float, float] = {}
+
+    def _cast(self, copied: ModelPatcher) -> None:
+        cast_denoiser(copied.model, copied.load_device, single=self._single)
+
+    def keep(self) -> None:
+        """Leave the copy for the next run."""
+        keep(self._source, self._single, self.patcher)
 
     @property
     def _base(self) -> Any:
