@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from PIL import Image
@@ -9,6 +11,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LEVELS = 255
+
+
+STRIP = 2**20
+"""Values of a tensor that pointwise work on large pictures handles at once, see `strips`."""
+
+
+def strips(like: Tensor) -> Iterator[slice]:
+    """Rows of [..., H, W], STRIP values at a time, so that what pointwise work needs in between does not grow with the picture."""
+    height = like.shape[-2]
+    rows = max(1, STRIP * height // max(1, like.numel()))
+    for first in range(0, height, rows):
+        yield slice(first, first + rows)
 
 
 def to_levels(image: Tensor) -> Tensor:
