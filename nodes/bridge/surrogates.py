@@ -22,7 +22,7 @@ from ...engine.surrogates.perceptual import PerceptualNetwork, load_perceptual_n
 from ...engine.surrogates.pose_animator import PoseAnimator
 from ...engine.surrogates.reference_net import ReferenceNet
 from ...engine.surrogates.tiling import Tiled
-from .animators import LoadedPoseAnimator, LoadedReferenceNet
+from .animators import LoadedPoseAnimator, LoadedReferenceNet, working_dtype
 from .autograd import make_ordinary
 from .devices import patched, whole
 from .video.model import Conditioner, DifferentiableVideoModel
@@ -81,7 +81,7 @@ class Surrogates:
 
     def perceptual(self, backbone: Path) -> PerceptualNetwork:
         def make() -> _Resident:
-            view = load_perceptual_network(backbone)
+            view = load_perceptual_network(backbone, dtype=working_dtype("auto"))
             return _Resident(view, patched(view), lambda height, width: VGG16_BYTES_PER_PIXEL * height * width)
 
         return cast(PerceptualNetwork, self._once(backbone, make))
