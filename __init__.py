@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
+
+if sys.version_info < (3, 11):  # noqa: UP036  # ComfyUI itself still runs there
+    raise ImportError(f"Stillguard needs Python 3.11 or newer, and this is {sys.version.split()[0]}: run ComfyUI with a newer Python.")
 
 if TYPE_CHECKING:
     from comfy_api.latest import ComfyExtension

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from .draws import Draws, seeded_draws, stream
+from .half import Scales
 from .objective import Objective
 from .observation import Observation, Sight
 from .picture import check_finite, split_alpha, strips
 from .space import RGB, Space
-from .transforms import EoT
+from .transforms import EoT, Transform
 from .update import Ascent, MomentumSign, Update, Variables
 
 
@@ -61,13 +62,14 @@ def protect(
     as the surrogates' kernels are deterministic (on the CPU they are). draws: random numbers of the losses, one for each look at
     the picture (EoT samples times steps); by default they follow from the seed.
     Defaults: RGB(), MomentumSign(), no EoT, Sight(). Raises ValueError on pixels or mask values that are not finite, on a
-    mask of another shape, and on a number of channels other than 1, 3 or 4.
+    mask of another shape, and on a number of channels other than 1, 3 or 4; HalfPrecisionError, which is one, for a network that cannot
+    be run in fp16. A step whose gradient overflowed in fp16 is repeated, see Scales.
     """
     check_finite(clean)
     colour, alpha = split_alpha(clean.detach().float())
     mask = _checked_mask(mask, colour)
     draws = seeded_draws(seed) if draws is None else draws
-    run = _Run(colour, objective, space or RGB(), eot or EoT.none(), sight or Sight(), mask, low_memory, stream(seed, "eot"), draws)
+    run = _Run(colour, objective, space or RGB(), eot or EoT.none(), sight or Sight(), mask, low_memory, seed, draws)
     yield Step(0, {}, 0.0, 0, lambda: clean)
     if steps < 1:
         return
@@ -106,38 +108,52 @@ class _Run:
         sight: Sight,
         mask: Tensor | None,
         low_memory: bool,
-        generator: torch.Generator,
+        seed: int,
         draws: Iterator[Draws],
     ) -> None:
         self.colour, self.base = colour, _in_range(colour)
         self.objective, self.space, self.eot, self.sight = objective, space, eot, sight
-        self.mask, self.low_memory, self.generator, self.draws = mask, low_memory, generator, draws
+        self.mask, self.low_memory, self.seed, self.draws = mask, low_memory, seed, draws
+        self.generator, self.scales = stream(seed, "eot"), Scales()
         self.reference = Observation(sight(self.base))
 
     def update(self, variables: Variables, ascend: Ascent) -> tuple[Variables, dict[str, float], int]:
         if self.objective.unbalanced:
-            with torch.no_grad():
-                picture = self.sight(self.space.render(self.base, variables))
-                self.objective = self.objective.balanced(self.reference, Observation(picture))
-        with torch.enable_grad():
-            gradients, losses = self._gradients(variables)
-        with torch.no_grad():
-            usable = _usable(gradients)
-            finite = tuple(gradient.masked_fill_(_broadcast(~usable, gradient), 0) for gradient in gradients)
-            kept = self.space.project(self.base, self.mask, ascend(variables, finite))
-            for new, old in zip(kept, variables, strict=True):
-                torch.where(_broadcast(usable, new), new, old, out=new)
-            # One transfer for all numbers that are reported: each would otherwise stall the device on its own.
-            numbers = torch.stack([*losses.values(), (~usable).sum().to(gradients[0])]).tolist()
-        return kept, dict(zip(losses, numbers, strict=False)), int(numbers[-1])
+            with torch.no_grad(), self.scales.watching():
+                self.objective = self.objective.balanced(self.reference, Observation(self.sight(self._measured(variables))))
+        looks = [(self.eot.draw(self.generator), next(self.draws)) for _ in range(self.eot.samples)]
 
-    def _gradients(self, variables: Variables) -> tuple[Variables, dict[str, Tensor]]:
+        def attempt() -> tuple[tuple[Variables, Tensor, list[str]], list[Tensor]]:
+            with torch.enable_grad():
+                gradients, losses = self._gradients(variables, looks)
+            usable = _usable(gradients)
+            return (gradients, usable, list(losses)), [*losses.values(), (~usable).sum()]
+
+        (gradients, usable, names), numbers = self.scales.repeated(attempt)
+        with torch.no_grad():
+            if numbers[-1]:
+                gradients = tuple(torch.where(_broadcast(usable, g), g, 0) for g in gradients)
+            kept = self.space.project(self.base, self.mask, ascend(variables, gradients))
+            if numbers[-1]:
+                kept = tuple(torch.where(_broadcast(usable, new), new, old) for new, old in zip(kept, variables, strict=True))
+        return kept, dict(zip(names, numbers, strict=False)), int(numbers[-1])
+
+    def _measured(self, variables: Variables) -> Tensor:
+        """The picture at which the size of scaled losses is taken.
+
+        Distances from the clean picture are 0, or rounding, at the clean picture itself: a run that starts there is measured elsewhere.
+        """
+        picture = self.space.render(self.base, variables)
+        if not torch.equal(picture, self.base):
+            return picture
+        return self.space.render(self.base, self.space.inside(self.base, self.mask, stream(self.seed, "scales")))
+
+    def _gradients(self, variables: Variables, looks: Sequence[tuple[Transform | None, Draws]]) -> tuple[Variables, dict[str, Tensor]]:
         leaves = tuple(variable.detach().requires_grad_() for variable in variables)
         totals: dict[str, Tensor] = {}
-        for _ in range(self.eot.samples):
+        for transform, draws in looks:
             picture = self.sight(self.space.render(self.base, leaves))
-            transform = self.eot.draw(self.generator)
-            seen = Observation(picture, transform=transform, draws=next(self.draws), low_memory=self.low_memory)
+            seen = Observation(picture, transform=transform, draws=draws, low_memory=self.low_memory)
             try:
                 losses = self.objective.backward(self.reference, seen, scale=1 / self.eot.samples)
             finally:

@@ -9,10 +9,18 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+SEEDS = 2**64
+"""Seeds are 0 to SEEDS - 1, as ComfyUI's own nodes and PyTorch's generators take them."""
+
 
 def stream(seed: int, purpose: str) -> torch.Generator:
     """A generator of its own for each purpose, so that drawing more of one thing never changes another."""
-    return torch.Generator().manual_seed((seed ^ (zlib.crc32(purpose.encode()) << 20)) % 2**63)
+    return torch.Generator().manual_seed((seed ^ (zlib.crc32(purpose.encode()) << 20)) % SEEDS)
+
+
+def following(seed: int, index: int) -> int:
+    """The seed `index` places after this one; the first follows the last."""
+    return (seed + index) % SEEDS
 
 
 def placed(drawn: Tensor, like: Tensor) -> Tensor:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 from torch import Tensor
 
 from .picture import to_levels
 
 Format = Literal["png", "webp"]
 WEBP_LONGEST = 16383
-_MODES = ("L", "RGB", "RGBA")
+_unlimited = threading.Lock()
 
 
 def encode_picture(image: Tensor, format: Format = "png", *, text: Mapping[str, str] | None = None) -> bytes:
@@ -45,11 +46,33 @@ def encode_picture(image: Tensor, format: Format = "png", *, text: Mapping[str, 
     return buffer.getvalue()
 
 
-def decode_picture(data: bytes) -> Tensor:
-    """Bytes of a picture file -> [C,H,W] float in [0,1], C = 1, 3 or 4 as stored."""
-    with Image.open(io.BytesIO(data)) as picture:
-        array = np.array(picture if picture.mode in _MODES else picture.convert("RGB"))
-    return torch.from_numpy(array if array.ndim == 3 else array[..., None]).permute(2, 0, 1).float() / 255
+def decode_picture(data: bytes, *, own: bool = False) -> Tensor:
+    """Bytes of a picture file -> [C,H,W] float in [0,1] as a viewer shows it, turned as its EXIF says.
+
+    C is 1 for greyscale, which keeps a depth of 16 bits, 3, or 4 with transparency of any kind. Colour profiles are not applied.
+    own: `encode_picture` made the bytes, which may then be of any size. Raises what Pillow raises: UnidentifiedImageError for what is
+    no picture, DecompressionBombError for one of more pixels than a file from elsewhere is trusted with.
+    """
+    with open_own(data) if own else Image.open(io.BytesIO(data)) as stored:
+        picture = ImageOps.exif_transpose(stored)
+        if picture.mode.startswith("I"):
+            array = np.asarray(picture).astype(np.float32) / 65535
+        else:
+            mode = "RGBA" if picture.has_transparency_data else "L" if picture.mode == "L" else "RGB"
+            array = np.array(picture if picture.mode == mode else picture.convert(mode))
+    values = torch.from_numpy(array if array.ndim == 3 else array[..., None]).permute(2, 0, 1)
+    return values.clamp(0, 1) if values.is_floating_point() else values.float() / 255
+
+
+def open_own(data: bytes) -> Image.Image:
+    """A picture file that this process encoded, of any size: Pillow's limit guards against files from elsewhere."""
+    # There is no way to ask for this but that limit, which all threads share: the second of two would take None for the usual one.
+    with _unlimited:
+        usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(data))
+        finally:
+            Image.MAX_IMAGE_PIXELS = usual
 
 
 def write_new(path: Path, data: bytes) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,6 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LEVELS = 255
+
+Filter = Literal["bilinear", "bicubic"]
+
+# Elsewhere (Apple's GPUs, for one) the backward pass of the antialiased resize and float64 are missing.
+COMPLETE_DEVICES = ("cpu", "cuda")
 
 
 STRIP = 2**20
@@ -26,8 +33,16 @@ def strips(like: Tensor) -> Iterator[slice]:
 
 
 def to_levels(image: Tensor) -> Tensor:
-    """[0,1] -> the 8-bit level 0..255 that a saved file holds, as float of the same shape."""
-    return (image * LEVELS).round().clamp(0, LEVELS)
+    """[0,1] -> the 8-bit level 0..255 that a saved file holds, as float of the same shape, fp32 or wider."""
+    # Half precision has fewer steps near 1 than there are levels times 2: the product itself would round to another level.
+    wide = image.to(torch.promote_types(image.dtype, torch.float32))
+    return (wide * LEVELS).round().clamp(0, LEVELS)
+
+
+def whole_levels(budget: float, mask: Tensor | None) -> Tensor:
+    """Levels that a budget allows after rounding, where a mask in [0,1] scales it; of the mask's shape, or a scalar."""
+    # The tolerance keeps 8.0 from becoming 7 by the rounding of a product.
+    return (torch.tensor(budget) if mask is None else mask * budget + 1e-4).floor()
 
 
 def split_alpha(image: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -41,11 +56,39 @@ def split_alpha(image: Tensor) -> tuple[Tensor, Tensor | None]:
     return (image[:, :3], image[:, 3:]) if channels == 4 else (image, None)
 
 
-def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Differentiable bilinear resize with antialiasing: what common preprocessing does, and free of overshoot."""
+def resize(image: Tensor, size: tuple[int, int], *, by: Filter = "bilinear") -> Tensor:
+    """[B,C,H,W] -> [B,C,*size], differentiable, with antialiasing as common preprocessing has it. Bilinear is free of overshoot."""
     if tuple(image.shape[-2:]) == size:
         return image
-    return F.interpolate(image, size=size, mode="bilinear", antialias=True)
+    if image.device.type in COMPLETE_DEVICES:
+        return F.interpolate(image, size=size, mode=by, antialias=True)
+    return resize_by_matrices(image, size, by=by)
+
+
+def resize_by_matrices(image: Tensor, size: tuple[int, int], *, by: Filter = "bilinear") -> Tensor:
+    """What `resize` computes, up to rounding, as a matrix product for each side: these have a backward pass on every device."""
+    rows, columns = (_weights(own, wanted, by, image.device).to(image.dtype) for own, wanted in zip(image.shape[-2:], size, strict=True))
+    return rows @ image @ columns.mT
+
+
+@lru_cache(maxsize=16)
+def _weights(length: int, wanted: int, by: Filter, device: torch.device) -> Tensor:
+    """[wanted,length] fp32: what each new pixel takes from the old ones, as PyTorch and Pillow weigh them."""
+    # Kept for later calls, which autograd may use.
+    with torch.inference_mode(False), torch.no_grad():
+        scale = length / wanted
+        centres = (torch.arange(wanted, dtype=torch.float64) + 0.5) * scale
+        places = torch.arange(length, dtype=torch.float64) + 0.5
+        distance = (places - centres[:, None]).abs() / max(scale, 1.0)
+        weights = (1 - distance).clamp_min(0) if by == "bilinear" else _cubic(distance)
+        return (weights / weights.sum(1, keepdim=True)).float().to(device)
+
+
+def _cubic(distance: Tensor) -> Tensor:
+    """Keys' cubic convolution (1981) with a = -1/2, at distances of 0 and more."""
+    near = (1.5 * distance - 2.5) * distance.square() + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    return torch.where(distance < 1, near, torch.where(distance < 2, far, 0))
 
 
 def squash(image: Tensor, side: int) -> Tensor:

@@ -66,6 +66,7 @@ class _Turns:
         if self._stream is not None:
             for network in self._networks:
                 _replace(network, Tensor.clone)
+            _empty_host_cache()
 
     def _leave(self) -> None:
         if self._stream is not None:
@@ -104,6 +105,14 @@ def _pinned(tensor: Tensor) -> Tensor:
         return tensor.cpu().pin_memory()
     except RuntimeError:
         return tensor.cpu()
+
+
+def _empty_host_cache() -> None:
+    """torch keeps pinned memory that was given back, rounded up to powers of two, from every other program."""
+    # The public name came with torch 2.13.
+    empty = getattr(torch.accelerator, "empty_host_cache", None) or getattr(torch._C, "_host_emptyCache", None)
+    if empty is not None:
+        empty()
 
 
 def _replace(network: nn.Module, make: Callable[[Tensor], Tensor]) -> None:

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from .picture import LEVELS, strips, to_levels
+from .picture import LEVELS, strips, to_levels, whole_levels
 from .update import Variables
 
 
@@ -22,6 +22,10 @@ class Space(Protocol):
 
     def start(self, clean: Tensor, mask: Tensor | None, generator: torch.Generator) -> Variables:
         """First variables, inside the budget."""
+        ...
+
+    def inside(self, clean: Tensor, mask: Tensor | None, generator: torch.Generator) -> Variables:
+        """Random variables inside the budget, away from the clean picture."""
         ...
 
     def render(self, clean: Tensor, variables: Variables) -> Tensor:
@@ -65,11 +69,13 @@ class RGB:
     def start(self, clean: Tensor, mask: Tensor | None, generator: torch.Generator) -> Variables:
         if self.start_from == "clean":
             return (torch.zeros_like(clean),)
-        # Drawn on the CPU so that a seed gives the same start on every device.
-        noise = torch.rand(clean.shape, generator=generator).to(clean).mul_(2).sub_(1)
         if self.start_from == "anywhere":
+            noise = _uniform(clean, generator)
             return ((clean + noise / 2 * (1 if mask is None else mask)).clamp(0, 1) - clean,)
-        return self.project(clean, mask, (noise.mul_(self._radius(mask)),))
+        return self.inside(clean, mask, generator)
+
+    def inside(self, clean: Tensor, mask: Tensor | None, generator: torch.Generator) -> Variables:
+        return self.project(clean, mask, (_uniform(clean, generator).mul_(self._radius(mask)),))
 
     def render(self, clean: Tensor, variables: Variables) -> Tensor:
         return clean + variables[0]
@@ -94,11 +100,14 @@ class RGB:
         return result
 
     def _result(self, clean: Tensor, mask: Tensor | None, perturbation: Tensor) -> Tensor:
-        # The tolerance keeps 8.0 from becoming 7 by the rounding of a product.
-        allowed = torch.tensor(self.budget) if mask is None else mask * self.budget + 1e-4
-        bound = allowed.floor().to(clean)
+        bound = whole_levels(self.budget, mask).to(clean)
         before = to_levels(clean)
         # Whole levels that arithmetic left a hair too low are not to lose one.
         after = ((clean + perturbation) * LEVELS + 1e-3).floor() if self.truncated else to_levels(clean + perturbation)
         after = (before + (after - before).minimum(bound).maximum(-bound)).clamp(0, LEVELS)
         return torch.where(after == before, clean, after / LEVELS)
+
+
+def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
+    """In [-1,1], drawn on the CPU so that a seed gives the same on every device."""
+    return torch.rand(like.shape, generator=generator).to(like).mul_(2).sub_(1)

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from ..engine.surrogates.pose_animator import PoseAnimator, motion_unet, upstream_names
 from ..engine.surrogates.reference_net import ANIMATE_ANYONE, ReferenceNet, truncated_unet
 from ..engine.surrogates.sd_unet import GROUPS, HEADS, spatial_blocks
+from .training import mixed
 
 SIDE, CONTEXT = 128, 64
 WIDTHS = (64, 96, 96)
@@ -90,7 +91,7 @@ def settle(network: Animator, seed: int, *, steps: int = 50) -> None:
             torch.randn(shape, generator=generator) for shape in ((16, 4, 1, 16, 16), (16, 4, 16, 16), (16, 1, CONTEXT))
         )
         timesteps = torch.randint(1000, (16,), generator=generator)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with mixed(torch.device("cpu")):
             network(noisy, timesteps, reference, tokens, torch.zeros(16, 1, 3, SIDE, SIDE), guided=True)
         network.zero_grad(set_to_none=True)
         network.position_error.backward()

@@ -28,7 +28,7 @@ from .animator import SIDE, Animator, files, reference_tail, settle
 from .pairs import Pair, load_pairs
 from .train_encoder import network as encoder_network
 from .train_encoder import project
-from .training import Loss, Training, arguments, device_of, run
+from .training import Loss, Training, arguments, device_of, mixed, run
 
 # Shares of the short side that training pictures are cut to, so that whole people and portraits are both known.
 CLOSER = (1.0, 0.6)
@@ -81,7 +81,7 @@ def denoising(data: Clips, *, frames: int = FRAMES) -> Loss:
         noise = torch.randn(clean.shape, generator=generator)
         a, b = (value.sqrt().view(-1, 1, 1, 1, 1) for value in (signal[timesteps], 1 - signal[timesteps]))
         inputs, device = (a * clean + b * noise, timesteps, reference, tokens, poses), device_of(network)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=torch.is_grad_enabled()):
+        with mixed(device, wanted=torch.is_grad_enabled()):
             velocity = network(*(tensor.to(device) for tensor in inputs), guided=guided)
         error = (velocity - (a * noise - b * clean).to(device)).square().mean()
         return error + POSITION * network.position_error if isinstance(network, Animator) and network.training else error

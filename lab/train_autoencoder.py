@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from ..engine.surrogates.sd_unet import LATENT_SCALE
 from ..engine.surrogates.tiny_autoencoder import TinyAutoencoder
 from .pairs import is_held_out
-from .training import Loss, Training, arguments, device_of, run, share_done
+from .training import Loss, Training, arguments, device_of, mixed, run, share_done
 
 FILE = "stillguard_lab_vae.safetensors"
 LONGEST_SIDE = 256
@@ -91,7 +91,7 @@ def rebuilding(pictures: list[Tensor], progress: Callable[[], float]) -> Loss:
         crop, batch = crop_and_batch(progress())
         image = draw_batch(pictures, batch=batch, crop=crop, generator=generator)
         image = image.contiguous(memory_format=torch.channels_last).to(device_of(network))
-        with torch.autocast(image.device.type, dtype=torch.bfloat16):
+        with mixed(image.device):
             latent = network.encode(image)  # type: ignore[operator]
             rebuilt = network.decode(latent)  # type: ignore[operator]
         return 10 * F.mse_loss(rebuilt.float(), image) + LATENT_PENALTY * latent.float().square().mean()

@@ -26,7 +26,7 @@ from ..engine.victims.lab_victim import FILE, NETWORKS, SIDE
 from ..engine.weights.reading import load_own
 from .pairs import Pair, load_pairs
 from .train_animator import CLOSER
-from .training import Loss, Training, arguments, device_of, run
+from .training import Loss, Training, arguments, device_of, mixed, run
 
 FRAMES, CROP = 16, 96
 # Share of frames that show the photo itself in its own pose: there every detail is known, which teaches to look it up.
@@ -53,7 +53,7 @@ def rebuilding(pictures: Tensor) -> Loss:
         top, left = torch.randint(pictures.shape[-1] - CROP + 1, (2,), generator=generator).tolist()
         image = pictures[rows, :, top : top + CROP, left : left + CROP].float() / 255
         image = image.to(device_of(network))
-        with torch.autocast(image.device.type, dtype=torch.bfloat16):
+        with mixed(image.device):
             rebuilt = network.decode(network.encode(image))  # type: ignore[operator]
         return 10 * F.mse_loss(rebuilt.float(), image)
 
@@ -72,7 +72,7 @@ def flow(data: Photos, *, frames: int = FRAMES) -> Loss:
         time = torch.rand(frames, generator=generator)
         noise, share = torch.randn(clean.shape, generator=generator), time.view(-1, 1, 1, 1)
         inputs, device = ((1 - share) * clean + share * noise, time, photo, pose), device_of(network)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=torch.is_grad_enabled()):
+        with mixed(device, wanted=torch.is_grad_enabled()):
             velocity = network(*(tensor.to(device) for tensor in inputs))
         return (velocity - (noise - clean).to(device)).square().mean()
 

@@ -21,6 +21,13 @@ def learning_rate(progress: float, *, peak: float) -> float:
     return peak * min(progress / 0.02, 1.0) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
+def mixed(device: torch.device, *, wanted: bool = True) -> torch.autocast:
+    """bf16 where the device has matrix units for it; a CPU without them takes many times longer with it than in fp32."""
+    # The name of Intel's; other CPUs have none that PyTorch uses.
+    units = device.type != "cpu" or torch.cpu._is_amx_tile_supported()
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted and units)
+
+
 def device_of(network: nn.Module) -> torch.device:
     return next(network.parameters()).device
 

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..engine.animate import windows
+from ..engine.draws import SEEDS
 from ..engine.weights.catalogue import catalogue
 from .bridge.animate import Animation, animate_images
 from .bridge.animators import LoadedPoseAnimator, LoadedReferenceNet, pose_animator_from, reference_net_from
@@ -33,7 +34,7 @@ PARTS = {
 
 
 def precision_input() -> io.Combo.Input:
-    tooltip = "Auto takes bf16 or fp16 on a GPU that is fast with it, and fp32 on the CPU, where bf16 halves the memory."
+    tooltip = "Auto takes fp16 on a GPU that is fast with it, and fp32 elsewhere. On the CPU bf16 halves the memory, and is slow."
     return io.Combo.Input("precision", options=["auto", "fp32", "bf16", "fp16"], advanced=True, tooltip=tooltip)
 
 
@@ -115,7 +116,7 @@ class AnimatePose(io.ComfyNode):
                 io.Image.Input("image", tooltip="The person: the clean or the protected picture. The first one of a batch is used."),
                 io.Image.Input("pose", tooltip="Pose pictures, one for each frame of the video, from DWPose or SDPose."),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=2**63 - 1, control_after_generate=True, tooltip="Use one seed for clean and protected."
+                    "seed", default=0, min=0, max=SEEDS - 1, control_after_generate=True, tooltip="Use one seed for clean and protected."
                 ),
                 io.Int.Input("steps", default=30, min=1, max=1000, tooltip="Denoising steps (DDIM)."),
                 io.Float.Input(

@@ -6,6 +6,9 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..engine.baselines import random_signs
+from ..engine.draws import SEEDS
+from .bridge.run import matching_mask
+from .protect import mask_input
 
 
 class RandomNoise(io.ComfyNode):
@@ -22,11 +25,14 @@ class RandomNoise(io.ComfyNode):
                 io.Float.Input(
                     "budget", default=8.0, min=1.0, max=64.0, step=0.5, tooltip="Change of each channel in 8-bit levels, as in Protect."
                 ),
-                io.Int.Input("seed", default=0, min=0, max=2**63 - 1, control_after_generate=True, tooltip="Same seed, same noise."),
+                io.Int.Input("seed", default=0, min=0, max=SEEDS - 1, control_after_generate=True, tooltip="Same seed, same noise."),
+                mask_input(),
             ],
             outputs=[io.Image.Output("noisy", display_name="noisy")],
         )
 
     @classmethod
-    def execute(cls, image: Tensor, budget: float, seed: int) -> io.NodeOutput:
-        return io.NodeOutput(random_signs(image.movedim(-1, 1), budget, seed=seed).movedim(1, -1))
+    def execute(cls, image: Tensor, budget: float, seed: int, mask: Tensor | None = None) -> io.NodeOutput:
+        pictures = image.movedim(-1, 1)
+        allowed = None if mask is None else matching_mask(mask, pictures, budget).to(pictures.device)
+        return io.NodeOutput(random_signs(pictures, budget, seed=seed, mask=allowed).movedim(1, -1))

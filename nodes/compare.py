@@ -14,8 +14,8 @@ from ..engine.weights.catalogue import catalogue
 from .bridge.compare import compare_videos
 from .bridge.progress import show_text
 from .evaluate import WITHOUT_LPIPS
-from .measures import GROUPS, Means, measures_of
-from .model_files import choices
+from .measures import GROUPS, Means, measures_of, weights_of
+from .model_files import choices, fingerprint
 from .sockets import ComparisonSocket
 
 ALL, PIXELS, CHOOSE = "all that this ComfyUI can measure", "pixels only", "choose"
@@ -79,6 +79,10 @@ class CompareVideos(io.ComfyNode):
             outputs=[ComparisonSocket.Output("comparison", display_name="comparison"), io.String.Output("table", display_name="table")],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, lpips_backbone: str | None = None, **others: object) -> str:
+        return fingerprint(weights_of(lpips_backbone))
 
     @classmethod
     def execute(

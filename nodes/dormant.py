@@ -18,7 +18,7 @@ from .bridge.text import empty_prompt
 from .dormant_specs import CLIPSemanticSpec, FrameIncoherenceSpec, LPIPSPenaltySpec, ReferenceFeatureSpec, Sockets, VAELatentSpec
 from .losses_dormant import clip_input, clip_vision_input, reference_nets_input, vae_input, weight_input
 from .model_files import choices, find_file
-from .protect import eot_input, mask_input, memory_input, seed_input, steps_input, working_size_input
+from .protect import LOW_MEMORY, eot_input, mask_input, memory_input, seed_input, steps_input, working_size_input
 from .sockets import Losses, LossSpec, PoseAnimatorSocket
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Dormant(io.ComfyNode):
             _check_aspect(image, pose)
         losses = dormant_losses(sockets, nets, pose_animator, pose, lpips_backbone, weights)
         space = RGB(budget, start_from="anywhere", truncated=True) if official else RGB(budget)
-        settings = Settings(space, MomentumSign(1.0, 0.5), eot or EoT(), working_size, steps, seed, memory == "low memory")
+        settings = Settings(space, MomentumSign(1.0, 0.5), eot or EoT(), working_size, steps, seed, memory == LOW_MEMORY)
         if official:
             image, mask = squashed(image, mask, working_size)
         protected, perturbation = protect_images(image, losses, settings, mask=mask, node_id=cls.hidden.unique_id)

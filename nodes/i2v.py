@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..engine.draws import SEEDS
 from .bridge.video.checks import check_size, check_sockets, check_weights, family_of, names
 from .bridge.video.families import Conditioning, Family
 from .bridge.video.model import Sampling, VideoSize
@@ -57,7 +58,7 @@ class I2VSurrogate(io.ComfyNode):
                 ),
                 io.Int.Input("prior_steps", default=20, min=1, max=200, advanced=True, tooltip="Sampling steps of that first video."),
                 io.Float.Input("prior_cfg", default=2.5, min=1.0, max=30.0, step=0.1, advanced=True, tooltip="Its guidance."),
-                io.Int.Input("prior_seed", default=0, min=0, max=2**63 - 1, advanced=True, tooltip="Its starting noise."),
+                io.Int.Input("prior_seed", default=0, min=0, max=SEEDS - 1, advanced=True, tooltip="Its starting noise."),
                 io.String.Input(
                     "attention_blocks",
                     default="auto",

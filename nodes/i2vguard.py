@@ -12,7 +12,7 @@ from .bridge.run import Settings, protect_images
 from .i2v_specs import ContrastiveFramesSpec, I2VSurrogateSpec, L2PenaltySpec, TargetLatentSpec, TemporalAttentionSpec
 from .losses_dormant import weight_input
 from .losses_i2vguard import black, reach_input, surrogate_input, target_input
-from .protect import eot_input, mask_input, memory_input, seed_input, steps_input, working_size_input
+from .protect import LOW_MEMORY, eot_input, mask_input, memory_input, seed_input, steps_input, working_size_input
 from .sockets import Losses, LossSpec
 
 # Of the order of what keeps 8 levels of change invisible; the paper gives none.
@@ -76,7 +76,7 @@ class I2VGuard(io.ComfyNode):
     ) -> io.NodeOutput:
         space, update = _mode(mode)
         losses = i2vguard_losses(i2v_surrogate, black() if target is None else target, reach, weights)
-        settings = Settings(space, update, eot, working_size, steps, seed, memory == "low memory")
+        settings = Settings(space, update, eot, working_size, steps, seed, memory == LOW_MEMORY)
         protected, perturbation = protect_images(image, losses, settings, mask=mask, node_id=cls.hidden.unique_id)
         return io.NodeOutput(protected, perturbation, space.budget)
 

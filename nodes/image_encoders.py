@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..engine.weights.catalogue import catalogue
+from ..engine.weights.reading import SAFETENSORS
 from .bridge.image_encoders import image_encoder_from
 from .model_files import choices, chosen_file
 
@@ -23,7 +24,7 @@ class LoadImageEncoder(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=choices([catalogue()[ENTRY]]),
+                    options=[name for name in choices([catalogue()[ENTRY]]) if name.lower().endswith(SAFETENSORS)],
                     tooltip="A safetensors file in models/stillguard whose metadata holds its configuration.",
                 ),
             ],

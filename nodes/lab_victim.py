@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..engine.draws import SEEDS
 from ..engine.victims.lab_victim import NETWORKS
 from .bridge.lab_victims import animate_with_victim
 
@@ -30,7 +31,7 @@ class AnimateLabVictim(io.ComfyNode):
                     tooltip="transformer reads the photo's tokens beside the frame's; unet has the photo as further channels.",
                 ),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=2**63 - 1, control_after_generate=True, tooltip="Use one seed for clean and protected."
+                    "seed", default=0, min=0, max=SEEDS - 1, control_after_generate=True, tooltip="Use one seed for clean and protected."
                 ),
                 io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Denoising steps (Euler)."),
             ],

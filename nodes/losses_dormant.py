@@ -37,7 +37,7 @@ class VAELatentLoss(io.ComfyNode):
             description="Pushes the picture's latent away from that of the clean picture (Dormant, equation 7).",
             search_aliases=["dormant", "photoguard encoder", "cloak", "adversarial"],
             inputs=[
-                io.Vae.Input("vae", tooltip="The VAE that the attacker's model uses, or one like it."),
+                io.Vae.Input("vae", tooltip=VICTIMS_VAE),
                 weight_input(10.0),
                 io.Float.Input(
                     "latent_scale",
@@ -118,6 +118,9 @@ def reference_nets_input() -> io.Autogrow.Input:
     net = ReferenceNetSocket.Input("reference_net", tooltip="From Load ReferenceNet; several make an ensemble.")
     template = io.Autogrow.TemplatePrefix(net, prefix="reference_net", min=0, max=8)
     return io.Autogrow.Input("reference_nets", template=template, tooltip="The networks that animators read the photo with.")
+
+
+VICTIMS_VAE = "The VAE that the attacker's model uses, or one like it."
 
 
 def vae_input() -> io.Vae.Input:

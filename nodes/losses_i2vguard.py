@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from .i2v_specs import ContrastiveFramesSpec, I2VSurrogateSpec, L2PenaltySpec, TargetLatentSpec, TemporalAttentionSpec
-from .losses_dormant import vae_input, weight_input
+from .losses_dormant import VICTIMS_VAE, weight_input
 from .sockets import I2VSurrogateSocket, LossSocket
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class TargetLatentLoss(io.ComfyNode):
             category=CATEGORY,
             description="Draws the picture's latent towards that of a target picture (I2VGuard's encoder attack).",
             search_aliases=["i2vguard", "photoguard", "encoder attack", "targeted"],
-            inputs=[vae_input(), weight_input(1.0), scaled_input(), target_input()],
+            inputs=[io.Vae.Input("vae", tooltip=VICTIMS_VAE), weight_input(1.0), scaled_input(), target_input()],
             outputs=[LossSocket.Output("loss", display_name="loss")],
         )
 

@@ -25,7 +25,7 @@ from ..engine.metrics.vbench import aesthetic_measure, imaging_quality_measure, 
 from ..engine.metrics.video_sets import fid_vid_measure, fvd_measure
 from ..engine.packages import PackageError
 from ..engine.surrogates.perceptual import load_perceptual_network
-from ..engine.weights.catalogue import catalogue
+from ..engine.weights.catalogue import Entry, catalogue
 from .bridge.compare import aesthetic_embedder, clip_embedder, interpolator, on_device
 from .bridge.identity import face_embedder, landmark_finder
 from .model_files import find_file
@@ -43,6 +43,15 @@ GROUPS = {
     "fvd": "FVD and FID-VID: runs of 16 frames as two sets. Slow without a GPU.",
 }
 """What can be chosen, with what it holds."""
+
+
+_WEIGHTS = ("dino_vits16", "dino_vitb16", "aesthetic_head", "musiq_spaq", "inception_fid", "i3d_kinetics400", "resnet50_kinetics3d")
+
+
+def weights_of(lpips_backbone: str | None) -> list[tuple[Entry, str | None]]:
+    """Catalogue's entries and file names of all that any measure may read."""
+    entries = [catalogue()[name] for name in _WEIGHTS]
+    return [(catalogue()["lpips_vgg16"], lpips_backbone), *((entry, entry.file) for entry in entries)]
 
 
 @dataclass
@@ -69,7 +78,7 @@ class Means:
         path = find_file(catalogue()[entry], file or catalogue()[entry].file)
         loaded = load(path)
         self.files[entry] = path.name
-        self._hooks.append(on_device(loaded))
+        self._hooks += on_device(loaded)
         return loaded
 
     def close(self) -> None:

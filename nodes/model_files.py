@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import folder_paths
@@ -43,6 +44,17 @@ def chosen_file(entries: Sequence[Entry], name: str, *, others: Sequence[str] = 
         return Path(path)
     entry = next((entry for entry in entries if name in entry.names), entries[0])
     return find_file(entry, name)
+
+
+def fingerprint(files: Iterable[tuple[Entry, str | None]]) -> str:
+    """What changes when one of these files comes, goes or is replaced: for nodes that go on without a file, so that what they said without
+    it is not remembered. It is saved with prompts, so it names no place. A name that comes out of another node is not known: None."""
+    facts = []
+    for entry, name in files:
+        with contextlib.suppress(FileNotFoundError):
+            there = find_file(entry, name or entry.file).stat()
+            facts.append(f"{entry.file} {name} {there.st_size} {there.st_mtime_ns}")
+    return sha256("\n".join(facts).encode()).hexdigest()[:16]
 
 
 def find_file(entry: Entry, name: str) -> Path:

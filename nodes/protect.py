@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..engine.draws import SEEDS
 from ..engine.space import RGB
 from ..engine.transforms import EoT
 from ..engine.update import Adam, MomentumSign, Sign, Update
@@ -41,7 +42,7 @@ def steps_input() -> io.Int.Input:
 
 def seed_input() -> io.Int.Input:
     tooltip = "Same seed, same graph, same machine: same picture, up to the rounding of GPU kernels."
-    return io.Int.Input("seed", default=0, min=0, max=2**63 - 1, control_after_generate=True, tooltip=tooltip)
+    return io.Int.Input("seed", default=0, min=0, max=SEEDS - 1, control_after_generate=True, tooltip=tooltip)
 
 
 def working_size_input() -> io.Int.Input:
@@ -49,9 +50,12 @@ def working_size_input() -> io.Int.Input:
     return io.Int.Input("working_size", default=512, min=64, max=8192, step=8, tooltip=tooltip)
 
 
-def memory_input() -> io.Combo.Input:
-    tooltip = "Low memory recomputes instead of keeping, and UNets take turns on the GPU: slower, same result up to rounding."
-    return io.Combo.Input("memory", options=["fast", "low memory"], tooltip=tooltip)
+FAST, LOW_MEMORY = "fast", "low memory"
+
+
+def memory_input(tooltip: str | None = None, *, advanced: bool = False) -> io.Combo.Input:
+    usual = "Low memory recomputes instead of keeping, and large networks take turns on the GPU: slower, same result up to rounding."
+    return io.Combo.Input("memory", options=[FAST, LOW_MEMORY], tooltip=tooltip or usual, advanced=advanced)
 
 
 def eot_input(tooltip: str) -> io.Custom.Input:
@@ -148,5 +152,5 @@ class Protect(io.ComfyNode):
     ) -> io.NodeOutput:
         if not loss:
             raise ValueError(NO_LOSS)
-        settings = Settings(RGB(budget), _update(update), eot, working_size, steps, seed, memory == "low memory")
+        settings = Settings(RGB(budget), _update(update), eot, working_size, steps, seed, memory == LOW_MEMORY)
         return io.NodeOutput(*protect_images(image, loss, settings, mask=mask, node_id=cls.hidden.unique_id), budget)

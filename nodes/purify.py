@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..engine.draws import SEEDS
 from ..engine.weights.catalogue import catalogue
 from .bridge.purify import ImpressSettings, impress_images
 from .bridge.purify_upscale import X4Upscaler, diffshortcut_images, noisy_upscaling_images
 from .model_files import choices, find_file
+from .protect import FAST, LOW_MEMORY, memory_input
 
 if TYPE_CHECKING:
     import comfy.sd
@@ -26,7 +28,7 @@ def image_input() -> io.Image.Input:
 
 def seed_input() -> io.Int.Input:
     return io.Int.Input(
-        "seed", default=0, min=0, max=2**63 - 1, control_after_generate=True, tooltip="Use one seed for clean and protected."
+        "seed", default=0, min=0, max=SEEDS - 1, control_after_generate=True, tooltip="Use one seed for clean and protected."
     )
 
 
@@ -79,16 +81,19 @@ class PurifyImpress(io.ComfyNode):
                     tooltip="Standard deviation of the noise on the start, for a picture from -1 to 1.",
                 ),
                 seed_input(),
-                io.Combo.Input(
-                    "memory",
-                    options=["fast", "low"],
-                    tooltip="low computes the VAE's halves again in the backward pass: about half the memory, a third more time.",
+                memory_input(
+                    "Low memory computes the VAE's halves again in the backward pass: about half the memory, a third more time.",
                     advanced=True,
                 ),
             ],
             outputs=[io.Image.Output("purified", display_name="purified")],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(cls, memory: str | None) -> bool:
+        """In place of core's check of this input alone: workflows may have been saved when "low memory" was "low" here. None: linked."""
+        return memory in (None, FAST, LOW_MEMORY, "low")
 
     @classmethod
     def execute(
@@ -105,7 +110,7 @@ class PurifyImpress(io.ComfyNode):
         memory: str,
     ) -> io.NodeOutput:
         backbone = find_file(catalogue()["lpips_vgg16"], lpips_backbone)
-        settings = ImpressSettings(iterations, learning_rate, alpha, threshold, start_noise, low_memory=memory == "low")
+        settings = ImpressSettings(iterations, learning_rate, alpha, threshold, start_noise, low_memory=memory != FAST)
         return io.NodeOutput(impress_images(image, vae, backbone, settings, seed=seed, node_id=cls.hidden.unique_id))
 
 

@@ -10,18 +10,19 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..engine.metrics.comparison import CLEAN, NOISE, PROTECTED, Comparison
-from ..engine.metrics.visibility import Visibility
+from ..engine.metrics.comparison import CLEAN, NOISE, PROTECTED, Comparison, Row
+from ..engine.metrics.visibility import NotMeasured, Visibility
 from ..engine.report.card import report_card
 from ..engine.report.document import Report, gallery, report_json
 from ..engine.report.page import report_page
 from ..engine.report.words import report_summary
 from ..engine.weights.catalogue import catalogue
 from .bridge.measure import measure_visibility
+from .bridge.privacy import told, without_folders, without_paths
 from .bridge.progress import show_text
-from .bridge.report import node_settings, versions, without_paths
+from .bridge.report import node_settings, versions, whole_graph
 from .evaluate import WITHOUT_LPIPS
-from .model_files import choices, find_file
+from .model_files import choices, find_file, fingerprint
 from .save import write_numbered
 from .sockets import ComparisonSocket
 
@@ -45,7 +46,7 @@ class ProtectionReport(io.ComfyNode):
             inputs=[
                 io.Autogrow.Input("comparisons", template=template, tooltip="One Compare Videos for each victim."),
                 io.Image.Input("clean", optional=True, tooltip="The photo before protection, to show how visible the change is."),
-                io.Image.Input("protected", optional=True, tooltip="The photo that was attacked."),
+                io.Image.Input("protected", optional=True, tooltip="The photo that was attacked, or the copy of it: of any size."),
                 io.Image.Input("noise", optional=True, tooltip="The photo with random noise of the same budget, as it was attacked."),
                 io.Combo.Input(
                     "lpips_backbone",
@@ -62,12 +63,16 @@ class ProtectionReport(io.ComfyNode):
                 io.Boolean.Input(
                     "include_workflow",
                     default=False,
-                    tooltip="Add the whole prompt, with the names of your photos. Settings and seeds are always told.",
+                    tooltip="Add the whole prompt, with the names of your files. Settings and seeds are always told.",
                 ),
             ],
             outputs=[io.String.Output("report", display_name="report")],
-            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
+            hidden=[io.Hidden.dynprompt, io.Hidden.unique_id],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, lpips_backbone: str | None = None, **others: object) -> str:
+        return fingerprint([(catalogue()["lpips_vgg16"], lpips_backbone)])
 
     @classmethod
     def execute(
@@ -84,17 +89,19 @@ class ProtectionReport(io.ComfyNode):
     ) -> io.NodeOutput:
         backbone, lacking = _backbone(lpips_backbone)
         pictures = _one_each({CLEAN: clean, PROTECTED: protected, NOISE: noise})
-        prompt: dict[str, Any] = cls.hidden.prompt or {}
+        seen = _seen(pictures, backbone)
+        prompt: Any = cls.hidden.dynprompt
         report = Report(
             title=title.strip() or TITLE,
             date=date.today(),
-            comparisons=tuple(replace(one, settings=without_paths(one.settings)) for one in comparisons.values() if one is not None),
-            visibilities=_visibilities(pictures, backbone),
+            comparisons=tuple(_told(one) for one in comparisons.values() if one is not None),
+            visibilities={branch: one for branch, one in seen.items() if isinstance(one, Visibility)},
+            unmeasured={branch: one for branch, one in seen.items() if isinstance(one, NotMeasured)},
             gallery=gallery({branch: picture[0] for branch, picture in pictures.items()}) if pictures else None,
-            nodes=node_settings(prompt, str(cls.hidden.unique_id)),
+            nodes=node_settings(whole_graph(prompt), str(cls.hidden.unique_id)),
             versions=versions(),
             notes=notes.strip(),
-            workflow=without_paths(prompt) if include_workflow else None,
+            workflow=without_paths(prompt.get_original_prompt()) if include_workflow else None,
         )
         files = {"html": report_page(report).encode(), "json": report_json(report).encode(), "png": report_card(report)}
         page, data, card = write_numbered(filename_prefix, files)
@@ -129,6 +136,22 @@ def _one_each(given: dict[str, Tensor | None]) -> dict[str, Tensor]:
     return pictures
 
 
-def _visibilities(pictures: dict[str, Tensor], backbone: Path | None) -> dict[str, Visibility]:
-    others = {branch: picture for branch, picture in pictures.items() if branch != CLEAN}
-    return {branch: measure_visibility(pictures[CLEAN], picture, lpips_backbone=backbone)[0] for branch, picture in others.items()}
+def _told(comparison: Comparison) -> Comparison:
+    """Without what a library's error or a setting tells of the user's disk."""
+
+    def row(one: Row) -> Row:
+        return replace(
+            one, readings={branch: replace(reading, why=without_folders(reading.why)) for branch, reading in one.readings.items()}
+        )
+
+    return replace(
+        comparison,
+        rows=tuple(row(one) for one in comparison.rows),
+        notes=tuple(without_folders(note) for note in comparison.notes),
+        settings=told("", comparison.settings),
+    )
+
+
+def _seen(pictures: dict[str, Tensor], backbone: Path | None) -> dict[str, Visibility | NotMeasured]:
+    others = {branch: (pictures[CLEAN], picture) for branch, picture in pictures.items() if branch != CLEAN}
+    return dict(zip(others, measure_visibility(others.values(), lpips_backbone=backbone), strict=True)) if others else {}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 from comfy_api.latest import io
@@ -14,7 +17,10 @@ from torch import Tensor
 from ..engine.files import Format, decode_picture, encode_picture, write_new
 from ..engine.metrics.visibility import linf_levels
 from ..engine.picture import check_finite, split_alpha
+from .bridge.files import loaded_picture, writes_metadata
 from .bridge.progress import show_text
+
+NO_METADATA = "The workflow was not written, since ComfyUI was started with --disable-metadata."
 
 
 class SaveProtectedImage(io.ComfyNode):
@@ -34,7 +40,14 @@ class SaveProtectedImage(io.ComfyNode):
                     default="stillguard/protected",
                     tooltip="Below ComfyUI's output folder; files are numbered and never overwritten.",
                 ),
-                io.Combo.Input("format", options=["png", "webp"], tooltip="Both are lossless; WebP files are smaller."),
+                io.Combo.Input(
+                    "format",
+                    options=["png", "webp"],
+                    tooltip=(
+                        "png: comes back through ComfyUI's Load Image to the bit. webp: smaller, with the same levels for other programs, "
+                        "but ComfyUI's Load Image moves about half of them by one: do not attack this file."
+                    ),
+                ),
                 io.Float.Input(
                     "budget",
                     default=8.0,
@@ -60,54 +73,91 @@ class SaveProtectedImage(io.ComfyNode):
     ) -> io.NodeOutput:
         pictures = images.movedim(-1, 1)
         check_finite(pictures)
-        references = None if clean is None else _references(clean.movedim(-1, 1), pictures)
-        text = _recipe(cls.hidden.prompt, cls.hidden.extra_pnginfo) if keep_workflow else None
+        # All of them before the first is written, so that a batch is written whole or not at all.
+        differences = [] if clean is None else _differences(clean.movedim(-1, 1), pictures, budget)
+        text = _recipe(cls.hidden.prompt, cls.hidden.extra_pnginfo) if keep_workflow and writes_metadata() else None
         saved, notes = [], []
         for index, picture in enumerate(pictures):
-            data = encode_picture(picture, format, text=text)
-            reference = None if references is None else references[index % references.shape[0]]
-            difference = _verify(decode_picture(data), picture, reference, budget)
+            data = _encoded(picture, format, text)
             prefix = filename_prefix.replace("%batch_num%", str(index))
             (entry,) = write_numbered(prefix, {format: data}, width=picture.shape[-1], height=picture.shape[-2])
             saved.append(entry)
-            checked = "" if difference is None else f", differs by at most {difference} levels"
-            notes.append(f"{entry['filename']}: {len(data) / 1024:.0f} kB{checked}")
-        report = "\n".join(notes)
+            checked = f", differs by at most {differences[index]} levels" if differences else ""
+            notes.append(f"{entry['filename']}: {len(data) / 1024:.0f} kB{checked}, {_in_comfyui(entry, picture)}")
+        report = "\n".join([*notes, *([NO_METADATA] if keep_workflow and text is None else [])])
         show_text(report, node_id=cls.hidden.unique_id)
         return io.NodeOutput(report, ui={"images": saved, "text": (report,)})
 
 
-def _references(clean: Tensor, pictures: Tensor) -> Tensor:
+def _differences(clean: Tensor, pictures: Tensor, budget: float) -> list[int]:
+    """Of each picture from its clean one, in levels. Raises ValueError where one is over the budget, or cannot be compared."""
     if clean.shape[-2:] != pictures.shape[-2:] or clean.shape[0] not in (1, pictures.shape[0]):
         raise ValueError(
             f"`clean` is {clean.shape[0]} of {clean.shape[-1]}x{clean.shape[-2]} but `images` is {pictures.shape[0]} of "
             f"{pictures.shape[-1]}x{pictures.shape[-2]}: connect the picture that went into Protect."
         )
-    return clean
+    differences = []
+    for index, picture in enumerate(pictures):
+        difference = int(linf_levels(_colour(clean[index % clean.shape[0]])[None], _colour(picture)[None]))
+        if difference > budget:
+            which, saved = ("The picture", "it was not saved") if len(pictures) == 1 else (f"Picture {index + 1}", "none was saved")
+            raise ValueError(
+                f"{which} differs from the clean one by {difference} levels where the budget is {budget:g}, so {saved}: "
+                "connect the pictures of one and the same Protect, or raise the budget here to the one used there."
+            )
+        differences.append(difference)
+    return differences
 
 
-def _verify(written: Tensor, picture: Tensor, reference: Tensor | None, budget: float) -> int | None:
-    """Compare what the file's bytes decode to with what was asked for. Returns the difference from the clean picture in levels."""
-    # WebP has no greyscale: its three equal channels are compared with the one.
-    colours = [split_alpha(image[None].cpu().float())[0].expand(-1, 3, -1, -1) for image in (written, picture)]
-    if int(linf_levels(*colours)):
+def _colour(picture: Tensor) -> Tensor:
+    """[C,H,W] -> [3,H,W] fp32 without alpha; neither PNG's greyscale nor WebP, which has none, come back as such."""
+    return split_alpha(picture[None].cpu().float())[0][0].expand(3, -1, -1)
+
+
+def _encoded(picture: Tensor, format: Format, text: Mapping[str, str] | None) -> bytes:
+    """A file's bytes, which hold the picture's very levels; greyscale as three equal channels."""
+    # ComfyUI's Load Image gives the levels of colour files, and of grey ones others: FFmpeg converts those.
+    data = encode_picture(_colour(picture) if picture.shape[0] == 1 else picture, format, text=text)
+    if _moved(_colour(decode_picture(data, own=True)), picture):
         raise RuntimeError("The encoded file does not hold the picture's levels, so nothing was written: save in the other format.")
-    if reference is None:
-        return None
-    difference = int(linf_levels(colours[0], split_alpha(reference[None].cpu().float())[0].expand(-1, 3, -1, -1)))
-    if difference > budget:
-        raise ValueError(
-            f"The picture differs from the clean one by {difference} levels where the budget is {budget:g}, so it was not saved: "
-            "connect the pictures of one and the same Protect, or raise the budget here to the one used there."
-        )
-    return difference
+    return data
+
+
+def _in_comfyui(entry: Mapping[str, str], picture: Tensor) -> str:
+    """What became of the file's levels in ComfyUI's own loader, which is how an attack inside ComfyUI sees it."""
+    loaded = loaded_picture(entry["filename"], entry["subfolder"])
+    if loaded is None:
+        return "ComfyUI's Load Image cannot read it: save it as png to attack it"
+    moved = _moved(loaded, picture)
+    if moved:
+        return f"ComfyUI's Load Image changes it by up to {moved} levels: save it as png to attack it"
+    return "comes back unchanged through Load Image"
+
+
+def _moved(read: Tensor, picture: Tensor) -> int:
+    """Largest difference of [3,H,W] that was read from the picture that was to be written, in levels."""
+    return int(linf_levels(read[None].cpu(), _colour(picture)[None]))
 
 
 def write_numbered(prefix: str, files: Mapping[str, bytes], *, width: int = 0, height: int = 0) -> list[dict[str, str]]:
     """Write files, by their endings, below ComfyUI's output folder under the first number that is free for all of them.
 
-    Returns what ComfyUI's page needs to find each. Raises what folder_paths raises for a prefix that leads out of the folder.
+    Returns what ComfyUI's page needs to find each. Raises ValueError for a name that no file can have, and what folder_paths raises for
+    a prefix that leads out of the folder.
     """
+    try:
+        return _write_numbered(prefix, files, width, height)
+    except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENAMETOOLONG, errno.EINVAL):
+            raise
+        shown = prefix if len(prefix) <= 60 else f"{prefix[:60]}..."
+        raise ValueError(
+            f"No file can be called {ascii(shown)[1:-1]}, which is too long or has characters that names cannot have: "
+            "choose another filename_prefix."
+        ) from error
+
+
+def _write_numbered(prefix: str, files: Mapping[str, bytes], width: int, height: int) -> list[dict[str, str]]:
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory(), width, height)
     paths: dict[str, Path] = {}
     while not paths:
@@ -125,7 +175,16 @@ def write_numbered(prefix: str, files: Mapping[str, bytes], *, width: int = 0, h
     return [{"filename": path.name, "subfolder": subfolder, "type": "output"} for path in paths.values()]
 
 
-def _recipe(prompt: object, extra: dict[str, object] | None) -> dict[str, str]:
+def _recipe(prompt: object, extra: Mapping[str, object] | None) -> dict[str, str]:
     """The prompt first: WebP files have it where ComfyUI's page expects it."""
-    recipe = {} if prompt is None else {"prompt": json.dumps(prompt)}
-    return recipe | {name: json.dumps(value) for name, value in (extra or {}).items()}
+    recipe = {} if prompt is None else {"prompt": prompt}
+    return {name: json.dumps(_strict(value), allow_nan=False) for name, value in (recipe | dict(extra or {})).items()}
+
+
+def _strict(value: Any) -> Any:
+    """The same where numbers that JSON does not know, as other packs leave them, are the words that ComfyUI reads as those numbers."""
+    if isinstance(value, Mapping):
+        return {name: _strict(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(entry) for entry in value]
+    return value if not isinstance(value, float) or math.isfinite(value) else str(value)

@@ -9,6 +9,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..engine.draws import SEEDS
 from ..engine.purify.edits import (
     METHODS,
     ROUNDINGS,
@@ -91,7 +92,7 @@ def _kinds() -> dict[str, _Kind]:
     )
     sigma = number("sigma", 0.0, 0.0, 50.0, "In pixels; 0 takes what OpenCV takes for the kernel.")
     strength = number("sigma", 0.03, 0.0, 1.0, "Standard deviation, where a picture spans 0 to 1.")
-    seed = io.Int.Input("seed", default=0, min=0, max=2**63 - 1, tooltip="Use one seed for clean and protected.")
+    seed = io.Int.Input("seed", default=0, min=0, max=SEEDS - 1, tooltip="Use one seed for clean and protected.")
     bits = io.Int.Input("bits", default=4, min=1, max=8, tooltip="Bits left per channel, of 8.")
     rounding = io.Combo.Input("rounding", options=list(ROUNDINGS), tooltip="To the nearest value that is left, or the low bits cut off.")
     scale = number("scale", 0.5, 0.01, 4.0, "Of both sides.")

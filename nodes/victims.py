@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -36,9 +37,10 @@ class InstalledVictims(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls) -> float:
-        # Equal to nothing, not even to itself: files and packs come and go without the workflow changing.
-        return float("nan")
+    def fingerprint_inputs(cls) -> str:
+        # Of what it answers, since files and packs come and go without the workflow changing; core writes it into the files that it saves,
+        # where neither a NaN nor what is installed here belongs.
+        return hashlib.sha256(listing([examined(victim) for victim in VICTIMS]).encode()).hexdigest()
 
     @classmethod
     def execute(cls) -> io.NodeOutput:

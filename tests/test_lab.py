@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from stillguard.lab import train_autoencoder as lab
-from stillguard.lab.training import Training
+from stillguard.lab.training import Training, mixed
 
 
 def pictures(count: int) -> list[torch.Tensor]:
@@ -33,6 +34,22 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     assert second.steps == 4
     for key, value in whole.average.items():
         torch.testing.assert_close(second.average[key], value)
+
+
+@pytest.mark.parametrize("units", [True, False])
+def test_half_precision_only_where_a_cpu_has_matrix_units(monkeypatch: pytest.MonkeyPatch, units: bool) -> None:
+    """Elsewhere bf16 is emulated: one pass of the encoder took more than a minute."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: units)
+    layer = torch.nn.Linear(2, 2)
+    with mixed(torch.device("cpu")):
+        assert (layer(torch.zeros(1, 2)).dtype == torch.bfloat16) is units
+    with mixed(torch.device("cpu"), wanted=False):
+        assert layer(torch.zeros(1, 2)).dtype == torch.float32
+
+
+def test_training_scripts_ask_before_they_use_half_precision() -> None:
+    scripts = sorted(Path(lab.__file__).parent.glob("*.py"))
+    assert [script.name for script in scripts if "autocast(" in script.read_text(encoding="utf-8")] == ["training.py"]
 
 
 def test_crops_grow_in_the_end() -> None:

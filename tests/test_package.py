@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import subprocess
 import sys
 import tomllib
@@ -119,3 +120,16 @@ def test_registry_metadata_is_complete() -> None:
     assert all(comfy[key] for key in ("PublisherId", "DisplayName", "requires-comfyui"))
     assert (ROOT / comfy["Icon"].partition("/main/")[2]).is_file()
     assert "web" not in comfy  # together with WEB_DIRECTORY the page would load every script twice
+
+
+def test_an_older_python_is_told_which_one_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ComfyUI runs on 3.10 as well, whose parser has to reach the sentence."""
+    file = ROOT / "__init__.py"
+    ast.parse(file.read_text(encoding="utf-8"), feature_version=(3, 10))
+    spec = importlib.util.spec_from_file_location("stillguard_of_an_older_python", file)
+    assert spec is not None
+    monkeypatch.setattr(sys, "version_info", (3, 10, 14, "final", 0))
+    monkeypatch.setattr(sys, "version", "3.10.14 (main)")
+    with pytest.raises(ImportError, match=r"Stillguard needs Python 3\.11 or newer, and this is 3\.10\.14: run ComfyUI with a newer"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    assert PYPROJECT["project"]["requires-python"] == ">=3.11"

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
+from goldens import baselines_edits, dormant
+from goldens.folder import Folder
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from vectors import checks
 
@@ -70,6 +77,43 @@ def test_a_network_that_is_slightly_off_is_missed(tmp_path: Path) -> None:
     spoilt = subprocess.run([sys.executable, str(SCRIPT), str(folder)], capture_output=True, text=True, check=False)
     assert spoilt.returncode == 1
     assert "MISS MagicAnimate feature 15" in spoilt.stdout
+
+
+def test_a_set_of_other_numbers_is_compared_by_its_own(tmp_path: Path) -> None:
+    """Forty denoising steps, with diffusers' schedule of the set's configuration as the oracle; a JPEG quality that no set had so far."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "vectors").mkdir()
+    steps, config = 40, json.loads((PART / "configs" / "scheduler.json").read_text(encoding="utf-8"))
+    del config["num_inference_steps"]
+    scheduler = DDIMScheduler(**config)
+    scheduler.set_timesteps(steps)
+    last = scheduler.timesteps[-10:]
+    run = {**json.loads((PART / "configs" / "run.json").read_text(encoding="utf-8")), "steps": steps}
+    (tmp_path / "configs" / "run.json").write_text(json.dumps(run), encoding="utf-8")
+    sample, output = torch.randn(2, 10, 1, 4, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    estimates = [scheduler.step(o, int(t), x).pred_original_sample for o, t, x in zip(output, last, sample, strict=True)]
+    numbers = {
+        "timesteps": scheduler.timesteps,
+        "t": last.clone(),
+        "alphas_cumprod": scheduler.alphas_cumprod,
+        "sample": sample,
+        "model_output": output,
+    }
+    save_file({**numbers, "pred_original_sample": torch.stack(estimates)}, tmp_path / "vectors" / "f_ddim.safetensors")
+    folder = Folder(tmp_path)
+    rows = list(dormant.schedule(folder))
+    assert [row.name for row in rows if not row.passed] == []
+    assert len(rows) == 12
+    draws = dormant.OfficialDraws(sample, last[3], dormant.timesteps(folder))
+    assert draws.integer("timestep", 10) == 3
+
+    levels = torch.randint(0, 256, (24, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    buffer = io.BytesIO()
+    Image.fromarray(levels.numpy()).save(buffer, "JPEG", quality=61)
+    save_file(
+        {"in_u8": levels, "jpeg_pil_q61": torch.from_numpy(np.array(Image.open(buffer)))}, tmp_path / "vectors" / "b_transforms.safetensors"
+    )
+    assert [(row.name, row.passed) for row in baselines_edits.checks(folder)] == [("jpeg_pil_q61", True)]
 
 
 def test_a_folder_that_is_no_set(tmp_path: Path) -> None:

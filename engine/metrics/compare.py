@@ -15,7 +15,7 @@ from torch import Tensor
 from ..picture import resize, to_levels
 from .clip import CHUNK, Clip, windows
 from .comparison import CLEAN, NOISE, PROTECTED, TRUTH, Comparison, Reading, Row
-from .lockstep import check_sizes, common_length, exactly
+from .lockstep import common_length, exactly, of_one_size
 from .measure import ClipMeasure, Descriptor, Measure, PairMeasure, SetMeasure, Unavailable
 from .readings import NAMES, NOTHING_SEEN, missing, notes_on, reading_of
 
@@ -58,10 +58,11 @@ def compare(
     A measure that raises ValueError is left out from there on, and its readings hold the sentence. Equal frames give a PSNR of
     infinity unless the measure has a limit; the mean is then infinite too, even where a single frame is equal, and has no
     interval. Values that are no numbers stay among the items, and the mean stands on the others.
-    Raises ValueError for videos without frames, of different sizes or lengths, and with pixels that are not numbers.
+    Videos of another size than the clean one are resized to it, with a note; a true one is not.
+    Raises ValueError for videos without frames, of different lengths, a true one of another size, and pixels that are not numbers.
     """
     frames, notes = common_length(branches, shortest)
-    check_sizes(branches)
+    branches, resized = of_one_size(branches)
     run = _Run(branches, measures, frames, device, memory)
     rows: list[Row] = []
     with contextlib.closing(run.steps()) as steps:
@@ -78,7 +79,7 @@ def compare(
         rows=tuple(rows),
         strips=run.strips,
         strip_indices=run.strip_indices,
-        notes=(*notes, *run.notes(), *notes_on(rows)),
+        notes=(*notes, *resized, *run.notes(), *notes_on(rows)),
         settings=dict(settings or {}),
     )
     yield Progress(run.total, run.total, "done", comparison)

@@ -45,7 +45,7 @@ def interval_of_mean(values: Tensor, *, block: int | None = None, level: float =
         raise ValueError("An interval can only be given for finite values: leave out those that are missing.")
     length = block_length(count) if block is None else block
     generator = torch.Generator().manual_seed(seed)
-    means = _resampled_means(values.double().cpu(), length, draws, generator)
+    means = _resampled_means(values.cpu().double(), length, draws, generator)
     tail = expanded_tail(count / length, level)
     low, high = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return Interval(low, high)

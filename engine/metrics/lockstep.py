@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..picture import resize
 from .clip import CHUNK, Clip
+from .comparison import CLEAN, TRUTH
 from .readings import NAMES
 
 
@@ -29,12 +32,40 @@ def common_length(branches: Mapping[str, Clip], shortest: bool) -> tuple[int, tu
     return least, (f"Only the first {least} frames are compared, since the videos have different lengths ({told}).",)
 
 
-def check_sizes(branches: Mapping[str, Clip]) -> None:
-    """Raises ValueError for different ones."""
-    sizes = {branch: clip.size for branch, clip in branches.items()}
-    if len(set(sizes.values())) > 1:
-        told = ", ".join(f"{NAMES[branch]} {width}x{height}" for branch, (height, width) in sizes.items())
+@dataclass(frozen=True)
+class _Resized:
+    """A clip, every frame of it resized."""
+
+    clip: Clip
+    size: tuple[int, int]
+
+    @property
+    def frames(self) -> int:
+        return self.clip.frames
+
+    def read(self) -> Iterator[Tensor]:
+        with _reading(self.clip) as chunks:
+            for chunk in chunks:
+                yield resize(chunk, self.size)
+
+
+def of_one_size(branches: Mapping[str, Clip]) -> tuple[dict[str, Clip], tuple[str, ...]]:
+    """The clips, those of another size than the clean one resized to it, and notes that say so.
+
+    A victim whose videos have the size of its picture makes such of a cropped or reduced copy. A true video belongs to none of them:
+    raises ValueError where it differs.
+    """
+    size = branches[CLEAN].size
+    if TRUTH in branches and branches[TRUTH].size != size:
+        told = ", ".join(f"{NAMES[branch]} {clip.size[1]}x{clip.size[0]}" for branch, clip in branches.items())
         raise ValueError(f"The videos have different sizes ({told}): make them with the same settings, or resize them to one size first.")
+    others = {branch: clip for branch, clip in branches.items() if clip.size != size}
+    notes = tuple(
+        f"The {NAMES[branch]} video is {clip.size[1]}x{clip.size[0]} and was resized to {size[1]}x{size[0]} to be compared: measures of "
+        "pixels hold that too, and say little where the picture was cropped."
+        for branch, clip in others.items()
+    )
+    return {branch: _Resized(clip, size) if branch in others else clip for branch, clip in branches.items()}, notes
 
 
 def exactly(clip: Clip, branch: str, frames: int) -> Generator[Tensor, None, None]:

@@ -25,7 +25,7 @@ def missing(why: str, *, n: int = 0, items: tuple[float, ...] = ()) -> Reading:
 
 def reading_of(values: Tensor) -> Reading:
     """Mean and interval of [K] values in order. NaN marks values that could not be taken; of infinite ones there is no interval."""
-    items, numbers = tuple(values.tolist()), values[~values.isnan()].double()
+    items, numbers = tuple(values.tolist()), values[~values.isnan()].cpu().double()
     if not numbers.numel():
         return missing(NOTHING_SEEN, items=items)
     interval = interval_of_mean(numbers) if bool(torch.isfinite(numbers).all()) else None

@@ -1,15 +1,18 @@
-"""How visible a perturbation is: distances between the clean and the protected picture."""
+"""How visible a perturbation is: distances between the clean picture and the protected one, or a copy of it that others have."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..packages import needed
 from ..picture import LEVELS, check_finite, resize, split_alpha, to_levels
 from ..surrogates.perceptual import PerceptualNetwork
+from .registration import Placement, placement
 
 LPIPS_LONGEST = 1024
 
@@ -21,6 +24,8 @@ class Visibility:
     linf: largest change in levels. changed: share of pixels that changed in any channel. psnr: dB, infinite when nothing
     changed. ssim: Gaussian window of 11 pixels, mean over channels. lpips: VGG, of pictures reduced to LPIPS_LONGEST where they
     are larger; None without its weights.
+    resized_from: (height, width) of a copy of another size, which was resized back to be measured; then all figures hold what resizing
+    did, and `resizing_psnr` says how much that is: PSNR of the clean picture after the same two resizes.
     """
 
     linf: int
@@ -28,6 +33,16 @@ class Visibility:
     psnr: float
     ssim: float
     lpips: float | None
+    resized_from: tuple[int, int] | None = None
+    resizing_psnr: float | None = None
+
+
+@dataclass(frozen=True)
+class NotMeasured:
+    """Of a copy that does not lie on the clean picture. why: a sentence. other_photo: it shows something else, as far as can be seen."""
+
+    why: str
+    other_photo: bool = False
 
 
 def linf_levels(clean: Tensor, protected: Tensor) -> Tensor:
@@ -63,6 +78,42 @@ def visibility(clean: Tensor, protected: Tensor, *, lpips: PerceptualNetwork | N
     check_finite(clean)
     check_finite(protected)
     return [_compare(clean[i % clean.shape[0]][None], protected[i][None], lpips) for i in range(protected.shape[0])]
+
+
+@torch.no_grad()
+def copy_visibility(clean: Tensor, copy: Tensor, *, lpips: PerceptualNetwork | None = None) -> Visibility | NotMeasured:
+    """Compare a picture [1,C,H,W] in [0,1] with what became of it on its way, [1,C,h,w]: saved with loss, resized, cropped.
+
+    The whole picture in another size is resized back first. Nothing else is undone: such a copy is not measured, and the reason is told.
+    Raises ValueError when a pixel is not finite.
+    """
+    place = placement(clean, copy)
+    if place.kind != "whole":
+        return NotMeasured(_reason(place, clean, copy), other_photo=place.kind == "other photo")
+    before, size = split_alpha(clean)[0].float(), (int(copy.shape[-2]), int(copy.shape[-1]))
+    if size == clean.shape[-2:]:
+        return _compare(clean, copy, lpips)
+    there_and_back = _resampled(_resampled(before, size), before.shape[-2:])
+    seen = _compare(clean, _resampled(split_alpha(copy)[0].float(), before.shape[-2:]), lpips)
+    return replace(seen, resized_from=size, resizing_psnr=float(psnr(to_levels(before) / LEVELS, there_and_back)))
+
+
+def _resampled(image: Tensor, size: Sequence[int]) -> Tensor:
+    """As an attacker's program does it, on the 8-bit grid. On the CPU, since not every device has this filter."""
+    resized = F.interpolate(image.cpu(), size=tuple(size), mode="bicubic", antialias=True)
+    return (to_levels(resized) / LEVELS).to(image.device)
+
+
+def _reason(place: Placement, clean: Tensor, copy: Tensor) -> str:
+    sizes = f"{copy.shape[-1]}x{copy.shape[-2]}, the clean one {clean.shape[-1]}x{clean.shape[-2]}"
+    found = {
+        "section": f"it shows about {place.share:.0%} of the clean picture (it is {sizes}), so their pixels do not lie on each other",
+        "surrounded": f"it shows more than the clean picture, which fills about {place.share:.0%} of it (it is {sizes})",
+        "turned": "it is turned or mirrored",
+        "unclear": f"it was changed too much to be laid on the clean picture (it is {sizes})",
+        "other photo": f"it does not look like a copy of the clean picture (it is {sizes})",
+    }
+    return f"{found[place.kind]}."
 
 
 def _compare(clean: Tensor, protected: Tensor, lpips: PerceptualNetwork | None) -> Visibility:

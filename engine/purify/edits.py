@@ -18,7 +18,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 
 from .. import transforms
-from ..files import WEBP_LONGEST
+from ..files import WEBP_LONGEST, open_own
 from ..picture import LEVELS, to_levels
 
 SUBSAMPLINGS = ("4:2:0", "4:2:2", "4:4:4")
@@ -284,7 +284,7 @@ def _through_pillow(image: Tensor, change: Callable[[Image.Image], Image.Image])
         changed = np.array(change(Image.fromarray(levels[..., 0] if grey else levels)).convert("L" if grey else "RGB"))
         return torch.from_numpy(changed).view(*changed.shape[:2], -1).permute(2, 0, 1).float() / LEVELS
 
-    return torch.stack([one(picture) for picture in image]).to(image)
+    return torch.stack([one(picture) for picture in image]).to(image.device)
 
 
 def _encoded(image: Tensor, format: str, longest: int, **settings: int | str) -> Tensor:
@@ -295,7 +295,7 @@ def _encoded(image: Tensor, format: str, longest: int, **settings: int | str) ->
     def through_file(picture: Image.Image) -> Image.Image:
         buffer = io.BytesIO()
         picture.save(buffer, format, **settings)
-        return Image.open(buffer)
+        return open_own(buffer.getvalue())
 
     return _through_pillow(image, through_file)
 

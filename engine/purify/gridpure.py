@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..picture import LEVELS
+from ..picture import COMPLETE_DEVICES, LEVELS
 
 WINDOW = 256
 Box = tuple[int, int, int, int]
@@ -56,7 +56,8 @@ def gridpure(
     current = at_least(image, window)
     places = [*_places(current, window), corners(*current.shape[-2:], window=window)]
     for iteration in range(iterations):
-        blended = (1 - gamma) * _mean(current, purify, places) + gamma * current
+        mean = _mean(current, purify, places)
+        blended = (1 - gamma) * mean + gamma * current.to(mean.device)
         # Cut before the number of digits is: a level that is met exactly must not fall to the one below.
         current = (blended * LEVELS).floor().clamp(0, LEVELS).to(image) / LEVELS if truncate else blended.to(image)
         yield Gridded(iteration + 1, iterations, current[..., :height, :width])
@@ -91,11 +92,12 @@ def _places(image: Tensor, window: int) -> list[list[Box]]:
 
 
 def _mean(image: Tensor, purify: Callable[[Tensor], Tensor], places: list[list[Box]]) -> Tensor:
-    """In double precision."""
-    summed = torch.zeros_like(image, dtype=torch.float64)
-    count = torch.zeros(image.shape[-2:], dtype=torch.float64, device=image.device)
+    """In double precision, on the CPU where the device has none."""
+    device = image.device if image.device.type in COMPLETE_DEVICES else torch.device("cpu")
+    summed = torch.zeros(image.shape, dtype=torch.float64, device=device)
+    count = torch.zeros(image.shape[-2:], dtype=torch.float64, device=device)
     for parts in places:
-        purified = purify(_gather(image, parts)).double()
+        purified = purify(_gather(image, parts)).to(device).double()
         for (x0, y0, x1, y1), piece in zip(parts, _scatter(purified, len(parts)), strict=True):
             summed[..., y0:y1, x0:x1] += piece
             count[y0:y1, x0:x1] += 1

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..draws import stream
+from ..half import Scales
 from ..surrogates.perceptual import PerceptualNetwork
 
 LAST_RATE = 1e-5
@@ -50,7 +51,7 @@ def impress(
     image: [B,3,H,W] in [0,1]; the squared error and everything below is in [-1,1] units as in the official code. The gradient flows
     through both sides of the squared error. noise: standard deviation of the start around the picture. rate: falls to 1e-5 over the
     iterations along a cosine. drawn: the start's standard normal numbers; by default from the seed. All pictures of a batch share
-    one mean, so that give one for results that do not depend on neighbours.
+    one mean, so that give one for results that do not depend on neighbours. Raises HalfPrecisionError for a round trip that fp16 breaks.
     """
     given = image.detach() * 2 - 1
     with torch.no_grad():
@@ -58,15 +59,21 @@ def impress(
     start = torch.randn(image.shape, generator=stream(seed, "impress")) if drawn is None else drawn
     variable = (given + noise * start.to(given)).requires_grad_()
     optimiser = torch.optim.Adam([variable], lr=rate, eps=1e-5)
-    for index in range(iterations):
-        optimiser.param_groups[0]["lr"] = LAST_RATE + (rate - LAST_RATE) * (1 + math.cos(math.pi * index / iterations)) / 2
+    scales = Scales()
+
+    def attempt() -> tuple[Tensor, list[Tensor]]:
         with torch.enable_grad():
             picture = (variable + 1) / 2
             inconsistency = (2 * (round_trip(picture) - picture)).square().mean()
             distance = lpips.distance(lpips.activations(picture), looks).mean()
             loss = inconsistency + alpha * (distance - threshold).clamp_min(0)
-            (variable.grad,) = torch.autograd.grad(loss, variable)
+            (gradient,) = torch.autograd.grad(loss, variable)
+        return gradient, [inconsistency, distance]
+
+    for index in range(iterations):
+        optimiser.param_groups[0]["lr"] = LAST_RATE + (rate - LAST_RATE) * (1 + math.cos(math.pi * index / iterations)) / 2
+        variable.grad, (inconsistency, distance) = scales.repeated(attempt)
         optimiser.step()
         with torch.no_grad():
             variable.clamp_(-1, 1)
-        yield Impressed(index + 1, iterations, float(inconsistency.detach()), float(distance.detach()), (variable.detach() + 1) / 2)
+        yield Impressed(index + 1, iterations, inconsistency, distance, (variable.detach() + 1) / 2)

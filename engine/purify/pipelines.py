@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..draws import following
 from ..picture import check_finite, split_alpha
 from ..transforms import Transform
 from .edits import (
@@ -48,7 +49,7 @@ class Pipeline:
     def numbered(self, index: int) -> Pipeline:
         """For the picture at `index` of a batch or video: noise differs from picture to picture, all else is the same."""
         noises = (GaussianNoise, SaltAndPepper)
-        return Pipeline(tuple(replace(step, seed=step.seed + index) if isinstance(step, noises) else step for step in self.steps))
+        return Pipeline(tuple(replace(step, seed=following(step.seed, index)) if isinstance(step, noises) else step for step in self.steps))
 
 
 def _moves(edit: Transform) -> bool:

@@ -13,7 +13,7 @@ from ..metrics.comparison import Comparison
 from .charts import BRANCHES
 from .document import Report, small
 from .markup import legal
-from .words import BRANCH_NAMES, budget_sentence, same_budget, victim_summary
+from .words import BRANCH_NAMES, budget_sentence, copy_sentences, same_budget, victim_summary
 
 WIDTH, MARGIN, LABEL, GAP = 1200, 48, 150, 6
 FRAMES, VICTIMS, TALLEST = 6, 6, 220
@@ -46,6 +46,8 @@ def _draw(report: Report, sheet: Image.Image | None) -> int:
         pen.rule()
         pen.text(f"and {len(report.comparisons) - VICTIMS} more, in the HTML file", 28)
     pen.rule()
+    for sentence in copy_sentences(report):
+        pen.text(sentence, 24)
     budget = budget_sentence(report.comparisons, report.visibilities)
     pen.text(f"{budget} One photo and these seeds, no promise: all numbers, limits and settings are in the HTML file.".strip(), 24, _MUTED)
     return pen.top + MARGIN

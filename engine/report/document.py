@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..metrics.comparison import CLEAN, Comparison, as_json, plain
-from ..metrics.visibility import Visibility
+from ..metrics.visibility import NotMeasured, Visibility
 from ..picture import check_finite, split_alpha, to_levels
 
 SCHEMA, SCHEMA_VERSION = "stillguard-protection-report", 1
@@ -36,10 +36,10 @@ class Gallery:
 
     pictures: at most LONGEST pixels a side. details: the middle DETAIL pixels at full size. perturbations: difference from the clean
     picture around middle grey, each level being `gain` levels; by skipping pixels where the photo is larger, since averaging would
-    wash it out. size: (height, width) of the photo.
+    wash it out. Of copies of another size there is no difference, and the middle is their own. sizes: (height, width) by branch.
     """
 
-    size: tuple[int, int]
+    sizes: Mapping[str, tuple[int, int]]
     gain: float
     pictures: Mapping[str, Tensor]
     details: Mapping[str, Tensor]
@@ -48,7 +48,8 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Report:
-    """All that is said. visibilities: by branch, of the pictures that were attacked. versions: what ran, by name.
+    """All that is said. visibilities: by branch, of the pictures that were attacked. unmeasured: by branch, why it has no visibility.
+    versions: what ran, by name.
 
     workflow: the whole prompt, where the user asked for it. notes: the user's own words.
     """
@@ -57,6 +58,7 @@ class Report:
     date: date
     comparisons: tuple[Comparison, ...]
     visibilities: Mapping[str, Visibility] = field(default_factory=dict)
+    unmeasured: Mapping[str, NotMeasured] = field(default_factory=dict)
     gallery: Gallery | None = None
     nodes: tuple[NodeSettings, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -65,22 +67,20 @@ class Report:
 
 
 def gallery(pictures: Mapping[str, Tensor]) -> Gallery:
-    """Branch -> picture [C,H,W] in [0,1] of one size, the clean one among them, made small enough for a page.
+    """Branch -> picture [C,H,W] in [0,1], the clean one among them, made small enough for a page.
 
     Raises ValueError when a pixel is not finite.
     """
     levels = {branch: _levels(picture) for branch, picture in pictures.items()}
     clean = levels[CLEAN]
-    height, width = (int(side) for side in clean.shape[-2:])
-    differences = {branch: picture - clean for branch, picture in levels.items() if branch != CLEAN}
+    differences = {branch: picture - clean for branch, picture in levels.items() if branch != CLEAN and picture.shape == clean.shape}
     largest = max((float(difference.abs().max()) for difference in differences.values()), default=0.0)
     gain = 127.5 / largest if largest else 1.0
-    top, left = max(0, (height - DETAIL) // 2), max(0, (width - DETAIL) // 2)
     return Gallery(
-        size=(height, width),
+        sizes={branch: (int(picture.shape[-2]), int(picture.shape[-1])) for branch, picture in levels.items()},
         gain=gain,
         pictures={branch: small(picture) for branch, picture in levels.items()},
-        details={branch: picture[:, top : top + DETAIL, left : left + DETAIL].byte() for branch, picture in levels.items()},
+        details={branch: _middle(picture).byte() for branch, picture in levels.items()},
         perturbations={branch: small(127.5 + gain * difference, mode="nearest") for branch, difference in differences.items()},
     )
 
@@ -95,12 +95,18 @@ def report_json(report: Report) -> str:
         "notes": report.notes,
         "versions": dict(report.versions),
         "visibility": {branch: plain(asdict(seen)) for branch, seen in report.visibilities.items()},
+        "visibility_not_measured": {branch: one.why for branch, one in report.unmeasured.items()},
         "victims": [as_json(comparison) for comparison in report.comparisons],
         "settings": [plain(asdict(node)) for node in report.nodes],
     }
     if report.workflow is not None:
         document["workflow"] = plain(report.workflow)
     return json.dumps(document, indent=2, allow_nan=False)
+
+
+def _middle(picture: Tensor) -> Tensor:
+    top, left = (max(0, (side - DETAIL) // 2) for side in picture.shape[-2:])
+    return picture[:, top : top + DETAIL, left : left + DETAIL]
 
 
 def _levels(picture: Tensor) -> Tensor:

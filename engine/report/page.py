@@ -12,7 +12,7 @@ from .elements import branch_head, data, head, image, kind, listed, section, tab
 from .markup import Markup, tag
 from .reading_guide import LIMITS, MEANING, PROMISE, sources
 from .victim import victim_section
-from .words import BRANCH_NAMES, number, picture_summary, same_budget, victim_summary
+from .words import BRANCH_NAMES, copy_sentences, number, picture_summary, same_budget, victim_summary
 
 STYLE = Path(__file__).with_name("style.css")
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -52,9 +52,10 @@ def _summary(report: Report) -> Markup:
 
 
 def _visibility(report: Report) -> Markup | None:
-    if report.gallery is None and not report.visibilities:
+    if report.gallery is None and not report.visibilities and not report.unmeasured:
         return None
-    return section("How visible the change is", _visibility_table(report), report.gallery and _gallery(report.gallery))
+    copies = [tag("p", sentence, class_="copy") for sentence in copy_sentences(report)]
+    return section("How visible the change is", *copies, _visibility_table(report), report.gallery and _gallery(report.gallery))
 
 
 def _visibility_table(report: Report) -> Markup | None:
@@ -88,11 +89,11 @@ def _percent(share: float) -> Markup:
 
 
 def _gallery(gallery: Gallery) -> Markup:
-    height, width = gallery.size
     shown = [branch for branch in BRANCHES if branch in gallery.pictures]
-    reduced = f", reduced to {LONGEST} on the longer side" if max(height, width) > LONGEST else ""
+    sizes = {f"{width} × {height}": max(height, width) > LONGEST for height, width in (gallery.sizes[branch] for branch in shown)}
+    reduced = f", reduced to {LONGEST} on the longer side" if any(sizes.values()) else ""
     rows = {
-        f"The whole picture, {width} × {height} pixels{reduced}": gallery.pictures,
+        f"The whole picture, {' and '.join(sizes)} pixels{reduced}": gallery.pictures,
         f"The middle {DETAIL} pixels, enlarged": gallery.details,
         f"The change, {number(gallery.gain)} times as strong; grey is none": gallery.perturbations,
     }

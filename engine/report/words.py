@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from ..metrics.comparison import CLEAN, NOISE, PROTECTED, TRUTH, Comparison, Reading, Row
-from ..metrics.visibility import Visibility
+from ..metrics.visibility import NotMeasured, Visibility
 from .document import Report
 
 BRANCH_NAMES = {CLEAN: "clean", PROTECTED: "protected", NOISE: "noise", TRUTH: "ground truth"}
@@ -82,16 +82,45 @@ def visibility_sentence(branch: str, seen: Visibility) -> str:
     name = "Random noise" if branch == NOISE else "The protection"
     lpips = "LPIPS not measured" if seen.lpips is None else f"LPIPS {number(seen.lpips)}"
     levels = f"{seen.linf} {'level' if seen.linf == 1 else 'levels'}"
+    resizing = "" if seen.resized_from is None else " with the resizing"
     return (
-        f"{name} changes channels by at most {levels} of 255 and touches {number(100 * seen.changed)}\u00a0% of the pixels: "
+        f"{name}{resizing} changes channels by at most {levels} of 255 and touches {number(100 * seen.changed)}\u00a0% of the pixels: "
         f"PSNR {number(seen.psnr)} dB, SSIM {number(seen.ssim)}, {lpips}."
     )
 
 
+def copy_sentences(report: Report) -> list[str]:
+    """What was done to pictures that do not lie on the clean one pixel for pixel, or why their visibility is not measured."""
+    told = []
+    for branch in (PROTECTED, NOISE):
+        name = f"the {BRANCH_NAMES[branch]} picture"
+        if branch in report.unmeasured:
+            told.append(_unmeasured(name, report.unmeasured[branch]))
+        elif branch in report.visibilities and (size := report.visibilities[branch].resized_from) is not None:
+            alone = number(report.visibilities[branch].resizing_psnr or 0.0)
+            told.append(
+                f"{name.capitalize()} is {size[1]} × {size[0]} pixels and was resized back to be measured; resizing alone gives the clean "
+                f"one a PSNR of {alone} dB. The videos differ by that resizing too."
+            )
+    return told
+
+
+def _unmeasured(name: str, one: NotMeasured) -> str:
+    told = f"How visible the change of {name} is was not measured: {one.why}"
+    if one.other_photo:
+        return f"{told} If it shows another photo, nothing here says anything about the protection: choose its file anew."
+    return f"{told} The videos differ by that too, not only by the protection."
+
+
 def same_budget(visibilities: Mapping[str, Visibility]) -> bool | None:
-    """Whether noise and protection change a channel by equally many levels at most; None where either was not looked at."""
+    """Whether noise and protection change a channel by equally many levels at most; None where either cannot be told.
+
+    What resizing did to a copy is no budget.
+    """
     protected, noise = (visibilities.get(branch) for branch in (PROTECTED, NOISE))
-    return None if protected is None or noise is None else protected.linf == noise.linf
+    if protected is None or noise is None or protected.resized_from is not None or noise.resized_from is not None:
+        return None
+    return protected.linf == noise.linf
 
 
 def budget_sentence(comparisons: Iterable[Comparison], visibilities: Mapping[str, Visibility]) -> str:
@@ -100,18 +129,24 @@ def budget_sentence(comparisons: Iterable[Comparison], visibilities: Mapping[str
         case None:
             compared = any(NOISE in row.readings for comparison in comparisons for row in comparison.rows)
             return (
-                "Whether the noise has the protection's budget was not checked, since not all pictures were connected." if compared else ""
+                "Whether the noise has the protection's budget was not checked: it takes the clean, the protected and the noisy picture, "
+                "pixel for pixel."
+                if compared
+                else ""
             )
         case True:
             return f"Noise and protection have the same budget, {visibilities[NOISE].linf} levels."
-    levels = f"{visibilities[NOISE].linf} against {visibilities[PROTECTED].linf} levels"
-    return f"Noise and protection differ in budget, {levels}: beside each other they say little."
+    noise, protected = visibilities[NOISE].linf, visibilities[PROTECTED].linf
+    told = f"Noise and protection differ in budget, {noise} against {protected} levels: beside each other they say little."
+    # A JPEG file changes single pixels by far more than any protection does.
+    lossy = " Unless the protected picture is a JPEG or another copy with loss, of which the largest change is no budget."
+    return told + (lossy if protected > noise else "")
 
 
 def picture_summary(report: Report) -> str:
     """How visible the change is, and whether the noise is a fair baseline; "" where no pictures were given."""
     visible = [visibility_sentence(branch, report.visibilities[branch]) for branch in (PROTECTED, NOISE) if branch in report.visibilities]
-    return " ".join(filter(None, [budget_sentence(report.comparisons, report.visibilities), *visible]))
+    return " ".join(filter(None, [*copy_sentences(report), budget_sentence(report.comparisons, report.visibilities), *visible]))
 
 
 def report_summary(report: Report) -> str:

@@ -53,17 +53,18 @@ class PerceptualNetwork(nn.Module):
         """LPIPS of two pictures [B,3,H,W] in [0,1], [B]; of one alone its activations."""
         if second is not None:
             return self.distance(self.activations(first), self.activations(second))
-        # A backbone of constants has no parameters, and is in fp32.
-        dtype = next((weight.dtype for weight in self._backbone.parameters()), torch.float32)
+        half = next((weight.dtype for weight in self._backbone.parameters() if weight.dtype in (torch.float16, torch.bfloat16)), None)
 
         def run(image: Tensor) -> tuple[Tensor, ...]:
-            scaled = self._scaling(image * 2 - 1).to(dtype)
+            scaled: Tensor = self._scaling(image * 2 - 1)
+            scaled = scaled if half is None else scaled.to(half)
             # The faster layout for convolutions. Not on the CPU, where it is faster too and rounds differently.
             return tuple(self._backbone(scaled.to(memory_format=torch.channels_last) if scaled.is_cuda else scaled))
 
-        maps = with_scaled_gradient(run, first) if dtype == torch.float16 else run(first)
+        maps = with_scaled_gradient(run, first, network=self) if half == torch.float16 else run(first)
         # vector_norm has gradient 0 where all channels are 0; the package's square root of a sum has NaN there.
-        return tuple(m / (torch.linalg.vector_norm(m, dim=1, keepdim=True) + 1e-10) for m in (m.float() for m in maps))
+        maps = tuple(m.float() for m in maps) if half else maps
+        return tuple(m / (torch.linalg.vector_norm(m, dim=1, keepdim=True) + 1e-10) for m in maps)
 
 
 def vgg16_network(state: dict[str, Tensor], *, dtype: torch.dtype = torch.float32) -> PerceptualNetwork:

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..half import with_scaled_gradient
 from ..packages import needed
+from ..unpatched import unpatched
 from ..weights.reading import WeightsError, read_weights
 from .sd_unet import GROUPS, HEADS, State, check_family, fill, on_meta, spatial_blocks, unet_config
 
@@ -121,7 +122,7 @@ class PoseAnimator(nn.Module):
             return (sample,)
 
         inputs = (noisy, context, *(bank or {}).values())
-        (velocity,) = with_scaled_gradient(run, *inputs) if dtype == torch.float16 else run(*inputs)
+        (velocity,) = with_scaled_gradient(run, *inputs, network=self) if dtype == torch.float16 else run(*inputs)
         return velocity.float()
 
 
@@ -135,7 +136,7 @@ class _BankAttention:
     def __init__(self, name: str | None) -> None:
         with needed("diffusers"):
             from diffusers.models.attention_processor import AttnProcessor2_0
-        self._name, self._attend = name, AttnProcessor2_0()
+        self._name, self._attend = name, unpatched(AttnProcessor2_0())
 
     def __call__(
         self,
@@ -193,7 +194,7 @@ def motion_unet(state: State, *, heads: int, groups: int) -> UNetMotionModel:
     config["use_motion_mid_block"] = any(name.startswith("mid_block.motion_modules.") for name in state)
 
     def make() -> UNetMotionModel:
-        unet = UNetMotionModel(**config)
+        unet = unpatched(UNetMotionModel(**config))
         for name, module in list(unet.named_modules()):
             if name.split(".")[-2:-1] == ["motion_modules"]:
                 # The original always has 32 groups and this epsilon here, whatever the rest of the UNet has.

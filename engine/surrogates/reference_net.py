@@ -77,7 +77,7 @@ class ReferenceNet(nn.Module):
                 self.unet(latent.to(dtype), torch.full((), timestep, device=latent.device), context.to(dtype), return_dict=False)
             return tuple(seen)
 
-        return with_scaled_gradient(run, latent, context) if dtype == torch.float16 else run(latent, context)
+        return with_scaled_gradient(run, latent, context, network=self) if dtype == torch.float16 else run(latent, context)
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[list[Tensor]]:
@@ -145,7 +145,8 @@ def reference_net(state: State, name: str, *, dtype: torch.dtype = torch.float32
     except (KeyError, ValueError) as error:
         raise _no_reference_net(name) from error
     tail = f"up_blocks.{len(unet.up_blocks) - 1}.attentions.{len(unet.up_blocks[-1].attentions) - 1}."
-    state = {key: tensor for key, tensor in state.items() if key in unet.state_dict() or not key.startswith((*_UNUSED, tail))}
+    own = unet.state_dict().keys()
+    state = {key: tensor for key, tensor in state.items() if key in own or not key.startswith((*_UNUSED, tail))}
     fill(unet, state, dtype, name=name, what=f"a ReferenceNet in {format.name}'s format", unknown=unknown)
     return ReferenceNet(unet, format)
 

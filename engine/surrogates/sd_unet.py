@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..packages import needed
+from ..unpatched import unpatched
 from ..weights.reading import WeightsError
 
 LATENT_SCALE = 0.18215
@@ -76,7 +77,7 @@ def from_ldm(state: State, prefix: str, name: str) -> tuple[State, set[str]]:
 def on_meta(make: Callable[[], nn.Module]) -> nn.Module:
     """Build a network without memory for its weights, which come from a file anyway."""
     with torch.device("meta"):
-        return make()
+        return unpatched(make())
 
 
 def fill(network: nn.Module, state: State, dtype: torch.dtype, *, name: str, what: str, unknown: Iterable[str] = ()) -> None:

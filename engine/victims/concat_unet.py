@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..packages import needed
+from ..unpatched import unpatched
 from .autoencoder import CHANNELS
 from .flow import Flow
 
@@ -27,7 +28,7 @@ class VictimUNet(Flow):
             nn.SiLU(),
             nn.Conv2d(32, _POSE_CHANNELS, 3, padding=1),
         )
-        self.unet = UNet2DModel(
+        network = UNet2DModel(
             in_channels=2 * CHANNELS + _POSE_CHANNELS,
             out_channels=CHANNELS,
             block_out_channels=(64, 64, 96),
@@ -36,6 +37,7 @@ class VictimUNet(Flow):
             layers_per_block=1,
             attention_head_dim=32,
         )
+        self.unet = unpatched(network)
         nn.init.zeros_(self.unet.conv_out.weight)
 
     def predict(self, noisy: Tensor, time: Tensor, photo: Tensor, pose: Tensor) -> Tensor:

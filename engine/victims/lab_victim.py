@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..draws import stream
+from ..picture import resize
 from ..weights.reading import load_own
 from .autoencoder import CHANNELS, VictimAutoencoder
 from .concat_unet import VictimUNet
@@ -36,7 +36,7 @@ class LabVictim:
 
         Euler's method from time 1, noise, to 0 (Liu et al. 2023). after_step hears how many steps are done, and may raise.
         """
-        photo, poses = (F.interpolate(x.float(), size=(SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 1) for x in (photo, poses))
+        photo, poses = (resize(x.float(), (SIDE, SIDE), by="bicubic").clamp(0, 1) for x in (photo, poses))
         seen = self._autoencoder.encode(photo)
         latents = torch.randn(1, CHANNELS, *seen.shape[2:], generator=stream(seed, "frames")).to(seen)
         latents, seen = (x.repeat(len(poses), 1, 1, 1) for x in (latents, seen))

@@ -12,6 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+SAFETENSORS = (".safetensors", ".sft")
+
 
 class WeightsError(ValueError):
     """A weights file that cannot be used. The message is one sentence that names the file and says what to do."""
@@ -23,7 +25,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     PyTorch files are read with weights_only, so code inside one is refused and not run; a `state_dict` around the tensors is
     taken off. Raises WeightsError for a file that is damaged, holds code, or holds no tensors.
     """
-    if path.suffix.lower() in (".safetensors", ".sft"):
+    if path.suffix.lower() in SAFETENSORS:
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:

@@ -9,8 +9,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...engine.purify.adm import ADM, load_adm
-from .animators import working_dtype
 from .devices import patched
+from .precision import working_dtype
 
 # Values held at most for each pixel and each channel of the first level, whatever the width, size and batch; counted with the
 # allocator's events on the CPU at 128 and 256 px.

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...engine.surrogates.pose_animator import PoseAnimator, load_pose_animator
 from ...engine.surrogates.reference_net import ReferenceNet, load_reference_net
 from .devices import patched
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def working_dtype(precision: str) -> torch.dtype:
-    """One of PRECISIONS, or for "auto" bf16 or fp16 where the GPU is fast with it and fp32 on the CPU."""
-    if precision in PRECISIONS:
-        return PRECISIONS[precision]
-    device = comfy.model_management.get_torch_device()
-    if device.type == "cpu":
-        return torch.float32
-    if comfy.model_management.should_use_bf16(device):
-        return torch.bfloat16
-    return torch.float16 if comfy.model_management.should_use_fp16(device) else torch.float32
-
+from .precision import working_dtype
 
 # Values that a UNet of SD 1.5's layout holds at most, for each row, latent position and channel of its first level; counted with
 # the allocator's events on the CPU at 256 px: a ReferenceNet with its graph, an animator with its graph, one without.
@@ -41,6 +28,8 @@ class LoadedReferenceNet:
     net: ReferenceNet
     patcher: ModelPatcher
     name: str
+    in_single: Callable[[], LoadedReferenceNet]
+    """The same in fp32, read anew."""
 
     def memory_required(self, height: int, width: int) -> float:
         """Bytes of a pass over two rows that keeps its graph."""
@@ -54,6 +43,8 @@ class LoadedPoseAnimator:
     animator: PoseAnimator
     patcher: ModelPatcher
     name: str
+    in_single: Callable[[], LoadedPoseAnimator]
+    """The same in fp32, read anew."""
 
     def memory_required(self, height: int, width: int, *, frames: int, graph: bool) -> float:
         """Bytes of a pass over a clip, that keeps its graph or does not."""
@@ -69,11 +60,11 @@ def reference_net_from(path: Path, precision: str) -> LoadedReferenceNet:
     # Nodes run under inference mode, whose tensors autograd refuses later.
     with torch.inference_mode(False):
         net = load_reference_net(path, dtype=working_dtype(precision))
-        return LoadedReferenceNet(net, patched(net), path.name)
+        return LoadedReferenceNet(net, patched(net), path.name, partial(reference_net_from, path, "fp32"))
 
 
 def pose_animator_from(denoiser: Path, motion: Path, guider: Path, precision: str) -> LoadedPoseAnimator:
     """Raises WeightsError for a wrong file."""
     with torch.inference_mode(False):
         animator = load_pose_animator(denoiser, motion, guider, dtype=working_dtype(precision))
-        return LoadedPoseAnimator(animator, patched(animator), denoiser.name)
+        return LoadedPoseAnimator(animator, patched(animator), denoiser.name, partial(pose_animator_from, denoiser, motion, guider, "fp32"))

@@ -10,6 +10,8 @@ import comfy.model_management
 import torch
 from torch import nn
 
+from ...engine.unpatched import own_attention
+
 # Versions of ComfyUI that compile their models do so whatever `in_training` says; this is their switch.
 _COMPILER = "disable_comfy_compiler"
 
@@ -23,6 +25,7 @@ def autograd_session() -> Iterator[None]:
             stack.enter_context(_set(comfy.cli_args.args, _COMPILER))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
+        stack.enter_context(own_attention())
         yield
 
 

@@ -122,10 +122,10 @@ def _count(video: InputImpl.VideoFromFile, container: av.container.InputContaine
     return count
 
 
-def on_device(network: nn.Module) -> RemovableHandle:
+def on_device(network: nn.Module) -> list[RemovableHandle]:
     """Under ComfyUI's memory management: the network comes to its device whenever it is asked something and is not there.
 
-    Until the handle is removed; before that the two hold each other, and with them the weights.
+    Until the handles are removed; before that the two hold each other, and with them the weights.
     """
     patcher = patched(network)
 
@@ -134,7 +134,8 @@ def on_device(network: nn.Module) -> RemovableHandle:
         if not is_whole(patcher):
             bring([patcher])
 
-    return network.register_forward_pre_hook(come)
+    # Not all are asked through `forward`: LPIPS gives activations too.
+    return [part.register_forward_pre_hook(come) for part in (network, *network.children())]
 
 
 def clip_embedder(clip_vision: Any) -> Callable[[Tensor], Tensor]:

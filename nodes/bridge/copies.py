@@ -8,9 +8,11 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+import comfy.model_management
 import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.supported_models_base import BASE
 from torch import Tensor, nn
 
 # Where core's dynamic VRAM keeps native memory and what it compiled, on the model and on its modules. Core asks whether they are
@@ -38,6 +40,10 @@ def independent_copy(patcher: ModelPatcher) -> ModelPatcher:
 def _reloaded(patcher: ModelPatcher) -> ModelPatcher:
     twin = patcher.clone(disable_dynamic=True, force_deepcopy=True)
     twin.is_injected = False
+    # Loaders of checkpoints bring a model to the device at once, under a patcher that is gone by now: core must not count it there.
+    books = comfy.model_management.current_loaded_models
+    books[:] = [entry for entry in books if entry.real_model is None or entry.real_model() is not twin.model]
+    twin.unpatch_model(twin.offload_device)
     return twin
 
 
@@ -77,7 +83,10 @@ def _deepcopy_in_host_memory(model: nn.Module) -> nn.Module:
                 host = tensor.detach().to("cpu", copy=True)
                 memo[id(tensor)] = nn.Parameter(host, requires_grad=False) if isinstance(tensor, nn.Parameter) else host
     handles = [value for part in model.modules() for _, value in _handles(part)]
-    twin: nn.Module = copy.deepcopy(model, {**memo, **{id(handle): None for handle in handles}})
+    # Core's description of a model answers None to every question that it does not know, deepcopy's included, and never changes.
+    shared = [value for part in model.modules() for value in vars(part).values() if isinstance(value, BASE)]
+    memo |= {id(handle): None for handle in handles} | {id(value): value for value in shared}
+    twin: nn.Module = copy.deepcopy(model, memo)
     for part, original in zip(twin.modules(), model.modules(), strict=True):
         for name, value in _handles(original):
             if isinstance(value, ModelPatcher):

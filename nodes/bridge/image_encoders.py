@@ -9,7 +9,7 @@ from typing import Any
 import comfy.clip_vision
 from safetensors import safe_open
 
-from ...engine.weights.reading import WeightsError, read_weights
+from ...engine.weights.reading import SAFETENSORS, WeightsError, read_weights
 
 _NUMBERS = ("image_size", "patch_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "projection_dim")
 
@@ -29,6 +29,10 @@ def image_encoder_from(path: Path) -> comfy.clip_vision.ClipVisionModel:
 
 
 def _config(path: Path) -> dict[str, Any]:
+    if path.suffix.lower() not in SAFETENSORS:
+        raise WeightsError(
+            f"{path.name} is no safetensors file, and only these hold a configuration: load published encoders with Load CLIP Vision."
+        )
     read_weights(path)  # says what is wrong with a damaged file
     with safe_open(path, "pt") as file:
         text = (file.metadata() or {}).get("config")

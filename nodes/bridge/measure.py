@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import comfy.model_management
 import torch
 from torch import Tensor
 
-from ...engine.metrics.visibility import LPIPS_LONGEST, Visibility, visibility
+from ...engine.metrics.visibility import LPIPS_LONGEST, NotMeasured, Visibility, copy_visibility
 from .surrogates import Surrogates
 
 
 @torch.no_grad()
-def measure_visibility(clean: Tensor, protected: Tensor, *, lpips_backbone: Path | None) -> list[Visibility]:
-    """Visibility of [B,C,H,W] pictures; LPIPS with the given VGG16 file, or left out."""
+def measure_visibility(pairs: Iterable[tuple[Tensor, Tensor]], *, lpips_backbone: Path | None) -> list[Visibility | NotMeasured]:
+    """Of each pair, a clean picture [1,C,H,W] and its copy [1,C,h,w]; LPIPS with the given VGG16 file, or left out."""
     surrogates = Surrogates()
-    network = None if lpips_backbone is None else surrogates.perceptual(lpips_backbone)
+    network = None if lpips_backbone is None else surrogates.perceptual(lpips_backbone, measuring=True)
     device = comfy.model_management.get_torch_device()
     with surrogates.resident(height=LPIPS_LONGEST, width=LPIPS_LONGEST, low_memory=False):
-        return visibility(clean.to(device), protected.to(device), lpips=network)
+        return [copy_visibility(clean.to(device), copy.to(device), lpips=network) for clean, copy in pairs]

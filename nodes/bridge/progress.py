@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 import comfy.model_management
@@ -15,6 +16,10 @@ from torch.nn import functional as F
 from ...engine.attack import Step
 from ...engine.picture import amplified, split_alpha
 
+log = logging.getLogger("stillguard")
+
+IN_SINGLE = "{} gives numbers that are not finite in half precision and is run in fp32, which is slower."
+
 PREVIEW_SIDE = 512
 SECONDS_BETWEEN_PREVIEWS = 0.5
 LARGEST_SHARE = 0.05  # of the run's time that previews of a large photo may take
@@ -24,7 +29,8 @@ def show_text(text: str, *, node_id: str | None) -> None:
     """Write a line below a node in the page; nothing without a server, as in a script."""
     instance = getattr(PromptServer, "instance", None)
     if instance is not None and node_id is not None:
-        instance.send_progress_text(text, node_id)
+        # As bytes, since core refuses half a surrogate pair, which a title that was cut in the middle may hold.
+        instance.send_progress_text(text.encode("utf-8", "replace"), node_id)
 
 
 class Progress:
@@ -34,6 +40,16 @@ class Progress:
         self._bar = comfy.utils.ProgressBar(total, node_id=node_id)
         self._node_id = node_id
         self._next = float("-inf")
+        self._warnings: list[str] = []
+
+    def warn(self, warning: str) -> None:
+        """To the log, and below the node in the page from now on."""
+        log.warning("%s", warning)
+        self._warnings.append(warning)
+        self._show("")
+
+    def _show(self, text: str) -> None:
+        show_text("\n".join(line for line in (text, *self._warnings) if line), node_id=self._node_id)
 
     def report(self, step: Step, *, done: int, clean: Tensor, budget: float) -> None:
         """`done` of all steps are done. Raises ComfyUI's interruption when the user has cancelled."""
@@ -44,7 +60,7 @@ class Progress:
         self._bar.update_absolute(done, preview=preview)
         if due:
             losses = ", ".join(f"{name} {value:.4g}" for name, value in step.losses.items())
-            show_text(f"step {done} of {self._bar.total}: {losses}", node_id=self._node_id)
+            self._show(f"step {done} of {self._bar.total}: {losses}")
             ended = time.monotonic()
             self._next = ended + max(SECONDS_BETWEEN_PREVIEWS, (ended - began) / LARGEST_SHARE)
 

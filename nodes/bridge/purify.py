@@ -15,12 +15,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ...engine.draws import SEEDS, following
+from ...engine.half import HalfPrecisionError
 from ...engine.picture import check_finite, resize, split_alpha
 from ...engine.purify.impress import RoundTrip, impress
 from ...engine.surrogates.perceptual import load_perceptual_network
 from .autograd import autograd_session, ordinary
 from .devices import patched, whole
-from .progress import PREVIEW_SIDE, SECONDS_BETWEEN_PREVIEWS, small, to_pillow
+from .progress import IN_SINGLE, PREVIEW_SIDE, SECONDS_BETWEEN_PREVIEWS, show_text, small, to_pillow
 from .surrogates import VGG16_BYTES_PER_PIXEL
 from .views import DifferentiableVAE, refuse_other_than_pictures
 
@@ -58,12 +60,17 @@ def purify_images(images: Tensor, purify: Purify, *, seed: int, node_id: str | N
     for index, picture in enumerate(colour):
         watch.picture = index
         # In one piece: kernels round differently for other layouts, and a picture's result must not tell what it came with.
-        result = purify(picture[None].expand(-1, 3, -1, -1).clamp(0, 1).contiguous(), seed + index, watch)
+        result = purify(picture[None].expand(-1, 3, -1, -1).clamp(0, 1).contiguous(), following(seed, index), watch)
         result = result.to(comfy.model_management.intermediate_device()).float().clamp(0, 1)
         result = result.mean(1, keepdim=True) if colour.shape[1] == 1 else result
         own = None if alpha is None else resize(alpha[index : index + 1].to(result), (result.shape[-2], result.shape[-1]))
         results.append(result if own is None else torch.cat([result, own], dim=1))
     return torch.cat(results).movedim(1, -1)
+
+
+def sampler_seed(seed: int) -> int:
+    """For core's samplers, some of which draw from the seed after this one: the last has none after it, and becomes the first."""
+    return seed % (SEEDS - 1)
 
 
 def padded(image: Tensor, multiple: int) -> Tensor:
@@ -89,8 +96,19 @@ def impress_images(
 ) -> Tensor:
     """Impress over IMAGE [B,H,W,C]; raises as `purify_images` does, and ValueError for a VAE of videos."""
     refuse_other_than_pictures(vae)
+    try:
+        return _impressed(images, vae, backbone, settings, seed=seed, node_id=node_id, single=False)
+    except HalfPrecisionError:
+        show_text(IN_SINGLE.format("The VAE"), node_id=node_id)
+    return _impressed(images, vae, backbone, settings, seed=seed, node_id=node_id, single=True)
+
+
+def _impressed(
+    images: Tensor, vae: comfy.sd.VAE, backbone: Path, settings: ImpressSettings, *, seed: int, node_id: str | None, single: bool
+) -> Tensor:
+    """single: with the VAE in fp32."""
     with autograd_session():
-        view, lpips = DifferentiableVAE(vae), load_perceptual_network(backbone)
+        view, lpips = DifferentiableVAE(vae, single=single), load_perceptual_network(backbone)
         device = comfy.model_management.get_torch_device()
         room = _room(view, images.shape[1], images.shape[2], low_memory=settings.low_memory)
         round_trip = _round_trip(view, low_memory=settings.low_memory)

@@ -16,12 +16,13 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ...engine.draws import following
 from ...engine.purify.diffusion import STEPS, Denoised, Denoiser, dds_one_shot, diffpure, normal_draws, timesteps_for
 from ...engine.purify.gridpure import WINDOW, gridpure, in_windows, number_of_windows
 from .adm import LoadedADM
 from .autograd import ordinary
 from .devices import whole
-from .purify import Purify, Watch, padded, purify_images
+from .purify import Purify, Watch, padded, purify_images, sampler_seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +62,7 @@ class LatentForm:
             latent,
             callback=lambda step, estimate, noisy, total: calls.count(),
             disable_pbar=True,
-            seed=seed,
+            seed=sampler_seed(seed),
         )
         return sampled[:, :, 0] if sampled.ndim == 5 else sampled
 
@@ -187,7 +188,7 @@ def gridpure_images(images: Tensor, form: LatentForm | LoadedADM, settings: Grid
 
             def purify(part: Tensor) -> Tensor:
                 # Fresh noise for every window.
-                return form.sampled(part, sigmas, "euler_ancestral", seed=seed + counted.done, calls=counted)
+                return form.sampled(part, sigmas, "euler_ancestral", seed=following(seed, counted.done), calls=counted)
 
             return form.decoded(gridded(encoded, purify, window), picture)
 

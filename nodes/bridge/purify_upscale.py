@@ -17,7 +17,7 @@ from torch import Tensor
 from ...engine.picture import resize
 from ...engine.purify.upscaling import FACTOR, Repaint, diffshortcut, noisy_upscaling
 from .devices import whole
-from .purify import Watch, purify_images
+from .purify import Watch, purify_images, sampler_seed
 
 # Face restorers know squares of this side, whole pictures included.
 _FACE = 512
@@ -73,7 +73,7 @@ class X4Upscaler:
             samples,
             callback=lambda step, estimate, noisy, total: watch.report(step + 1, total),
             disable_pbar=True,
-            seed=seed,
+            seed=sampler_seed(seed),
         )
         pixels: Tensor = self.vae.decode(sampled).movedim(-1, 1)
         return pixels

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 import comfy.model_management
@@ -11,18 +10,31 @@ import torch
 from torch import Tensor
 
 from ...engine.attack import Step, protect
+from ...engine.draws import following
+from ...engine.half import HalfPrecisionError
 from ...engine.objective import Objective, Term
 from ...engine.observation import Sight
 from ...engine.picture import LEVELS, amplified, check_finite, resize, split_alpha, squash
 from ...engine.space import RGB
+from ...engine.surrogates.perceptual import PerceptualNetwork
+from ...engine.surrogates.pose_animator import PoseAnimator
+from ...engine.surrogates.reference_net import ReferenceNet
 from ...engine.transforms import EoT
 from ...engine.update import Update
 from ..sockets import Losses
 from .autograd import autograd_session, ordinary
-from .progress import Progress
+from .progress import IN_SINGLE, Progress
 from .surrogates import Surrogates
+from .video.model import DifferentiableVideoModel
+from .views import DifferentiableVAE
 
-log = logging.getLogger("stillguard")
+_NAMES: dict[type, str] = {
+    DifferentiableVAE: "The VAE",
+    DifferentiableVideoModel: "The video model",
+    ReferenceNet: "The ReferenceNet",
+    PoseAnimator: "The pose animator",
+    PerceptualNetwork: "LPIPS's network",
+}
 
 
 @dataclass(frozen=True)
@@ -47,27 +59,51 @@ def protect_images(
     picture's result depends on its neighbours. Raises ValueError for what the user can mend, ComfyUI's interruption when
     cancelled.
     """
-    device, out = comfy.model_management.get_torch_device(), comfy.model_management.intermediate_device()
+    out = comfy.model_management.intermediate_device()
     _check_batch(images, losses)
     with autograd_session():
-        surrogates = Surrogates()
-        objective = _objective(losses, surrogates)
         clean = ordinary(images).movedim(-1, 1).float()
         check_finite(clean)
-        masks = None if mask is None else _matching(ordinary(mask), clean, settings.space.budget)
-        sight = Sight(longest=settings.longest, multiple=surrogates.multiple)
-        height, width = sight.size(clean.shape[-2], clean.shape[-1])
+        masks = None if mask is None else matching_mask(ordinary(mask), clean, settings.space.budget)
         progress = Progress(clean.shape[0] * settings.steps, node_id=node_id)
-        results = []
-        with surrogates.resident(height=height, width=width, low_memory=settings.low_memory):
-            for index, picture in enumerate(clean):
-                run = replace(settings, seed=settings.seed + index)
-                own_mask = None if masks is None else masks[index % masks.shape[0]][None].to(device)
-                steps = _Steps(picture[None].to(device), objective, run, sight, own_mask, surrogates)
-                results.append(steps.run(progress, before=index * settings.steps).to(out))
+        results: list[Tensor] = []
+        in_single: set[object] = set()
+        while (socket := _protect_rest(clean, masks, losses, settings, progress, results, in_single)) is not None:
+            in_single.add(socket)
         protected = torch.cat(results)
         perturbation = amplified(clean.to(out), protected, budget=settings.space.budget).expand(-1, 3, -1, -1)
     return protected.movedim(1, -1), perturbation.movedim(1, -1)
+
+
+def _protect_rest(
+    clean: Tensor,
+    masks: Tensor | None,
+    losses: Losses,
+    settings: Settings,
+    progress: Progress,
+    results: list[Tensor],
+    in_single: Collection[object],
+) -> object | None:
+    """Add the results of the pictures that have none; or give the socket whose network has to be added to those in fp32 first.
+
+    A function of its own, so that all copies of models are gone when it ends.
+    """
+    device, out = comfy.model_management.get_torch_device(), comfy.model_management.intermediate_device()
+    surrogates = Surrogates(in_single)
+    objective = _objective(losses, surrogates)
+    sight = Sight(longest=settings.longest, multiple=surrogates.multiple)
+    height, width = sight.size(clean.shape[-2], clean.shape[-1])
+    try:
+        with surrogates.resident(height=height, width=width, low_memory=settings.low_memory):
+            for index in range(len(results), clean.shape[0]):
+                run = replace(settings, seed=following(settings.seed, index))
+                own_mask = None if masks is None else masks[index % masks.shape[0]][None].to(device)
+                steps = _Steps(clean[index][None].to(device), objective, run, sight, own_mask, surrogates)
+                results.append(steps.run(progress, before=index * settings.steps).to(out))
+    except HalfPrecisionError as error:
+        progress.warn(IN_SINGLE.format(_NAMES[type(error.network)]))
+        return surrogates.socket_of(error.network)
+    return None
 
 
 def squashed(images: Tensor, mask: Tensor | None, side: int) -> tuple[Tensor, Tensor | None]:
@@ -78,7 +114,7 @@ def squashed(images: Tensor, mask: Tensor | None, side: int) -> tuple[Tensor, Te
     pictures = images.movedim(-1, 1)
     check_finite(pictures)
     colour = squash(split_alpha(pictures)[0], side).movedim(1, -1)
-    return colour, None if mask is None else resize(_matching(mask, pictures, LEVELS), (side, side))[:, 0]
+    return colour, None if mask is None else resize(matching_mask(mask, pictures, LEVELS), (side, side))[:, 0]
 
 
 @dataclass(frozen=True)
@@ -111,16 +147,16 @@ class _Steps:
             step = following
             progress.report(step, done=before + step.index, clean=self.picture, budget=settings.space.budget)
             idle += step.skipped
-        self._check(step, idle)
+        self._check(step, idle, progress)
         return step.image
 
     def _next(self, steps: Iterator[Step]) -> Step | None:
         with self.surrogates.step():
             return next(steps, None)
 
-    def _check(self, last: Step, idle: int) -> None:
+    def _check(self, last: Step, idle: int, progress: Progress) -> None:
         if idle:
-            log.warning("%d of %d steps changed nothing: their gradient was zero or not finite.", idle, last.index)
+            progress.warn(f"{idle} of {last.index} steps changed nothing: their gradient was zero or not finite.")
         if idle and idle == last.index:
             raise ValueError(
                 "No step could change the picture, because every gradient was zero or not finite: "
@@ -151,9 +187,8 @@ def _check_batch(images: Tensor, losses: Losses) -> None:
         )
 
 
-def _matching(mask: Tensor, clean: Tensor, budget: float) -> Tensor:
-    """MASK [B,H,W] -> [B,1,H,W], checked against the pictures."""
-    mask = mask[None] if mask.ndim == 2 else mask
+def matching_mask(mask: Tensor, clean: Tensor, budget: float) -> Tensor:
+    """MASK [B,H,W] -> [B,1,H,W]. Raises ValueError where it does not fit the pictures, or leaves no level of the budget."""
     if mask.shape[-2:] != clean.shape[-2:]:
         raise ValueError(
             f"The mask is {mask.shape[-1]}x{mask.shape[-2]} but the picture is {clean.shape[-1]}x{clean.shape[-2]}: resize the mask to the "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
@@ -22,9 +22,10 @@ from ...engine.surrogates.perceptual import PerceptualNetwork, load_perceptual_n
 from ...engine.surrogates.pose_animator import PoseAnimator
 from ...engine.surrogates.reference_net import ReferenceNet
 from ...engine.surrogates.tiling import Tiled
-from .animators import LoadedPoseAnimator, LoadedReferenceNet, working_dtype
+from .animators import LoadedPoseAnimator, LoadedReferenceNet
 from .autograd import make_ordinary
 from .devices import patched, whole
+from .precision import working_dtype
 from .video.model import Conditioner, DifferentiableVideoModel
 from .video.stand_ins import StandInCLIPVision, StandInVAE
 from .views import DifferentiableCLIPVision, DifferentiableVAE, Preparation
@@ -50,16 +51,20 @@ class _Resident:
 
 
 class Surrogates:
-    """The differentiable views of one run: one for each socket however many losses use it."""
+    """The differentiable views of one run: one for each socket however many losses use it.
 
-    def __init__(self) -> None:
+    in_single: sockets, by what `socket_of` gave for them in an earlier run, whose networks are run in fp32.
+    """
+
+    def __init__(self, in_single: Collection[object] = ()) -> None:
+        self._in_single = in_single
         self._residents: dict[object, _Resident] = {}
         self._derived: dict[object, object] = {}
         self._longest: dict[int, int] = {}
 
     def vae(self, vae: comfy.sd.VAE) -> DifferentiableVAE:
         def make() -> _Resident:
-            view = DifferentiableVAE(vae)
+            view = DifferentiableVAE(vae, single=id(vae) in self._in_single)
             # A forward pass that keeps its graph takes about four times what core estimates for one without.
             return _Resident(view, view.patcher, lambda height, width: 4 * view.memory_required(height, width))
 
@@ -79,27 +84,39 @@ class Surrogates:
         view = cast(DifferentiableCLIPVision, self._once(id(clip_vision), make))
         return cast(DifferentiableCLIPVision, self._derived.setdefault((id(clip_vision), preparation), view.prepared(preparation)))
 
-    def perceptual(self, backbone: Path) -> PerceptualNetwork:
+    def perceptual(self, backbone: Path, *, measuring: bool = False) -> PerceptualNetwork:
+        """measuring: for figures that are compared with others', in fp32 everywhere."""
+
         def make() -> _Resident:
-            view = load_perceptual_network(backbone, dtype=working_dtype("auto"))
+            single = measuring or backbone in self._in_single
+            view = load_perceptual_network(backbone, dtype=working_dtype("fp32" if single else "auto"))
             return _Resident(view, patched(view), lambda height, width: VGG16_BYTES_PER_PIXEL * height * width)
 
         return cast(PerceptualNetwork, self._once(backbone, make))
 
     def reference_net(self, loaded: LoadedReferenceNet) -> ReferenceNet:
-        self._once(id(loaded), lambda: _Resident(loaded.net, loaded.patcher, loaded.memory_required))
-        return loaded.net
+        def make() -> _Resident:
+            used = loaded.in_single() if id(loaded) in self._in_single else loaded
+            return _Resident(used.net, used.patcher, used.memory_required)
+
+        return cast(ReferenceNet, self._once(id(loaded), make))
 
     def animator(self, loaded: LoadedPoseAnimator, *, frames: int) -> PoseAnimator:
         # Not through `self`: what holds the residents and is held by them would outlive the run, with all their weights.
         longest = self._longest
         longest[id(loaded)] = max(frames, longest.get(id(loaded), 1))
 
-        def memory(height: int, width: int) -> float:
-            return loaded.memory_required(height, width, frames=longest[id(loaded)], graph=True)
+        single = id(loaded) in self._in_single
 
-        self._once(id(loaded), lambda: _Resident(loaded.animator, loaded.patcher, memory))
-        return loaded.animator
+        def make() -> _Resident:
+            used = loaded.in_single() if single else loaded
+
+            def memory(height: int, width: int) -> float:
+                return used.memory_required(height, width, frames=longest[id(loaded)], graph=True)
+
+            return _Resident(used.animator, used.patcher, memory)
+
+        return cast(PoseAnimator, self._once(id(loaded), make))
 
     def video_setup(self, spec: I2VSurrogateSpec) -> VideoSetup:
         """One for each surrogate, so that losses share what the model is asked."""
@@ -108,7 +125,13 @@ class Surrogates:
             clip = None if spec.clip_vision is None else StandInCLIPVision(self.clip_vision(spec.clip_vision))
             conditioner = Conditioner(spec.family, StandInVAE(self.vae(spec.vae)), clip, spec.positive, spec.negative, spec.size)
             view = DifferentiableVideoModel(
-                spec.model, spec.family, conditioner, blocks=spec.blocks, sampling=spec.sampling, video=spec.video
+                spec.model,
+                spec.family,
+                conditioner,
+                blocks=spec.blocks,
+                sampling=spec.sampling,
+                video=spec.video,
+                single=id(spec) in self._in_single,
             )
             return _Resident(view, view.patcher, view.memory_required)
 
@@ -119,6 +142,10 @@ class Surrogates:
         if key not in self._residents:
             self._residents[key] = make()
         return self._residents[key].view
+
+    def socket_of(self, view: object) -> object:
+        """What stands for the socket of a view in later runs too, as long as the socket lives."""
+        return next(key for key, resident in self._residents.items() if resident.view is view)
 
     @property
     def multiple(self) -> int:

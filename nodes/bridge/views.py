@@ -14,12 +14,13 @@ import comfy.utils
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ...engine.draws import placed
 from ...engine.half import with_scaled_gradient
+from ...engine.picture import resize
 from ...engine.surrogates.image_encoder import nearest_signed
 from .copies import independent_copy
+from .precision import cast, copied_dtype
 
 
 @dataclass
@@ -30,13 +31,21 @@ class Turn:
 
 
 class DifferentiableVAE:
-    """A VAE socket's encoder with gradients: what VAE.encode computes, without its tiling fallback and batching."""
+    """A VAE socket's encoder with gradients: what VAE.encode computes, without its tiling fallback and batching.
 
-    def __init__(self, vae: comfy.sd.VAE) -> None:
+    Up to rounding where the copy computes in another precision than the socket's, see copied_dtype. single: in fp32.
+    """
+
+    def __init__(self, vae: comfy.sd.VAE, *, single: bool = False) -> None:
         vae.throw_exception_if_invalid()
         _refuse_missing_encoder(vae)
         self.socket = vae
         self.patcher = independent_copy(vae.patcher)
+        self.dtype = torch.float32 if single else copied_dtype(vae.vae_dtype, vae.device)
+        if self.dtype != vae.vae_dtype:
+            cast(self.patcher.model, vae.vae_dtype, self.dtype)
+            # Core keeps the size that it has seen.
+            self.patcher.size = 0
         self.turn = Turn()
 
     @property
@@ -47,13 +56,13 @@ class DifferentiableVAE:
     def memory_required(self, height: int, width: int) -> float:
         """Core's estimate of the bytes that encoding one picture takes."""
         shape = (1, 3, 1, height, width) if self.socket.latent_dim == 3 else (1, 3, height, width)
-        return float(self.socket.memory_used_encode(shape, self.socket.vae_dtype))
+        return float(self.socket.memory_used_encode(shape, self.dtype))
 
     def _encode(self, image: Tensor, *, frames: bool = False) -> Tensor:
         pixels = self.socket.vae_encode_crop_pixels(image.movedim(1, -1)).movedim(-1, 1)
         if self.socket.latent_dim == 3:
             pixels = pixels.movedim(1, 0)[None] if frames and not self.socket.not_video else pixels.unsqueeze(2)
-        pixels = self.socket.process_input(pixels).to(self.socket.vae_dtype)
+        pixels = self.socket.process_input(pixels).to(self.dtype)
         model = self.patcher.model
         if getattr(model, "comfy_has_chunked_io", False):
             latent = self.turn.run(lambda: model.encode(pixels, device=self.socket.device))
@@ -65,22 +74,22 @@ class DifferentiableVAE:
 
     def encode(self, image: Tensor) -> Tensor:
         """[B,3,H,W] in [0,1] -> latent as core's VAE Encode returns it, fp32."""
-        if self.socket.vae_dtype != torch.float16:
+        if self.dtype != torch.float16:
             return self._encode(image)
-        (latent,) = with_scaled_gradient(lambda image: (self._encode(image),), image)
+        (latent,) = with_scaled_gradient(lambda image: (self._encode(image),), image, network=self)
         return latent
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """What VAE.encode answers to IMAGE [N,H,W,C]: N latents, or [1,C,F,h,w] of one video where the VAE is one of videos."""
         frames = pixels.movedim(-1, 1)
-        if self.socket.vae_dtype != torch.float16:
+        if self.dtype != torch.float16:
             return self._encode(frames, frames=True)
-        (latent,) = with_scaled_gradient(lambda frames: (self._encode(frames, frames=True),), frames)
+        (latent,) = with_scaled_gradient(lambda frames: (self._encode(frames, frames=True),), frames, network=self)
         return latent
 
     def decoding_memory_required(self, latent: Tensor) -> float:
         """Core's estimate of the bytes that decoding takes; of the latent only the shape counts."""
-        return float(self.socket.memory_used_decode(latent.shape, self.socket.vae_dtype))
+        return float(self.socket.memory_used_decode(latent.shape, self.dtype))
 
     def decode(self, latent: Tensor) -> Tensor:
         """Latent [B,C,h,w] of a VAE of pictures -> [B,3,H,W] as core's VAE Decode returns it, fp32: most VAEs clamp to [0,1].
@@ -88,13 +97,13 @@ class DifferentiableVAE:
         Raises ValueError for VAEs of videos and of anything but colours.
         """
         refuse_other_than_pictures(self.socket)
-        if self.socket.vae_dtype != torch.float16:
+        if self.dtype != torch.float16:
             return self._decode(latent)
-        (image,) = with_scaled_gradient(lambda latent: (self._decode(latent),), latent)
+        (image,) = with_scaled_gradient(lambda latent: (self._decode(latent),), latent, network=self)
         return image
 
     def _decode(self, latent: Tensor) -> Tensor:
-        latents = latent.to(device=self.socket.device, dtype=self.socket.vae_dtype)
+        latents = latent.to(device=self.socket.device, dtype=self.dtype)
         pixels = self.turn.run(lambda: self.patcher.model.decode(latents))
         # A copy, as core makes one: what follows works in place.
         formatted: Tensor = self.socket.process_output(pixels.to(device=latent.device, dtype=torch.float32, copy=True))
@@ -188,7 +197,7 @@ class DifferentiableCLIPVision:
             if self._preparation == "crop":
                 scale = size / min(image.shape[2:])
                 grown = (round(scale * image.shape[2]), round(scale * image.shape[3]))
-            image = F.interpolate(image, size=grown, mode="bicubic", antialias=True)
+            image = resize(image, grown, by="bicubic")
             top, left = (grown[0] - size) // 2, (grown[1] - size) // 2
             image = image[:, :, top : top + size, left : left + size]
         levels = (255.0 * image).clamp(0, 255)

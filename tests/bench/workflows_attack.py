@@ -24,8 +24,9 @@ NOTE = """## Does it protect from {victim}?
 **Protection Report** says what changed.
 
 1. **Photo**: the unprotected original.
-2. **Your protected photo**: the file that *Save Protected Image* wrote. Set the switch below it to *true*; \
-as long as it is *false*, the photo is protected here with the small autoencoder that comes with Stillguard, which protects nobody.
+2. **Your protected photo**: the file that *Save Protected Image* wrote, or any copy of it that others have: a JPEG, a smaller one, a \
+crop, a screenshot. Set the switch below it to *true*; as long as it is *false*, the photo is protected here with the small autoencoder \
+that comes with Stillguard, which protects nobody. **Check Copy** stops before the long run if it is another photo.
 3. **Random Noise**: give it the `budget` of your protection.
 4. In **Compare Videos**, switch `surrogate` on if the photo was protected with this very model.
 
@@ -41,7 +42,6 @@ def fixed(**widgets: object) -> dict[str, object]:
 
 def pictures(victim: str, files: str, *, does: str = "animates") -> list[Node]:
     """The note and the three pictures, PICTURES. files: a sentence that names what the victim needs. does: what it does to a picture."""
-    saving = {"images": PICTURES["protected"], "clean": CLEAN}
     return [
         Node("note", "MarkdownNote", (20, 40), (400, 560), widgets={"text": NOTE.format(victim=victim, does=does, files=files)}),
         Node("photo", "LoadImage", (20, 660), (400, 400), title="Photo", widgets={"image": "astronaut.png"}),
@@ -52,8 +52,9 @@ def pictures(victim: str, files: str, *, does: str = "animates") -> list[Node]:
             (20, 1580),
             (400, 110),
             title="Use your protected photo",
-            links={"on_false": ("protect", 0), "on_true": ("own", 0)},
+            links={"on_false": ("protect", 0), "on_true": ("checked", 0)},
         ),
+        Node("checked", "StillguardCheckCopy", (460, 1180), (420, 170), links={"clean": CLEAN, "copy": ("own", 0)}),
         Node("small_vae", "VAELoader", (460, 40), (420, 60), widgets={"vae_name": "stillguard_lab_vae.safetensors"}),
         Node("latent", "StillguardVAELatentLoss", (460, 160), (420, 110), links={"vae": ("small_vae", 0)}),
         Node(
@@ -66,7 +67,7 @@ def pictures(victim: str, files: str, *, does: str = "animates") -> list[Node]:
             links={"image": CLEAN, "loss": ("latent", 0)},
         ),
         Node("noise", "StillguardRandomNoise", (460, 1010), (420, 110), widgets=fixed(), links={"image": CLEAN}),
-        Node("save", "StillguardSaveProtectedImage", (460, 1180), (420, 510), title="Protected picture", links=saving),
+        Node("shown", "PreviewImage", (460, 1410), (420, 400), title="Attacked picture", links={"images": PICTURES["protected"]}),
     ]
 
 

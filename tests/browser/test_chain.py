@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from bench.browser import Frontend, frontend
 from bench.paths import BENCH, ROOT
 from bench.server import ComfyServer
+from PIL import Image
 from support import QUICK, with_stand_ins
 
 WORKFLOW = ROOT / "workflows" / "attack_svd.json"
@@ -28,6 +30,20 @@ def page(server: ComfyServer) -> Iterator[Frontend]:
         yield opened
 
 
+def attack_a_copy(page: Frontend, url: str) -> None:
+    """Choose a JPEG copy of half the size and turn the switch, as a user does."""
+    photo = Image.open(io.BytesIO(page.page.request.get(f"{url}/view?type=input&filename=astronaut.png").body())).convert("RGB")
+    buffer = io.BytesIO()
+    photo.resize((photo.width // 2, photo.height // 2)).save(buffer, "JPEG", quality=75)
+    copy = {"name": "copy.jpg", "mimeType": "image/jpeg", "buffer": buffer.getvalue()}
+    assert page.page.request.post(f"{url}/upload/image", multipart={"image": copy}).ok
+    page.page.evaluate(
+        """() => { const titled = title => app.graph.nodes.find(node => node.title === title);
+            const set = (node, name, value) => { node.widgets.find(widget => widget.name === name).value = value; };
+            set(titled('Your protected photo'), 'image', 'copy.jpg'); set(titled('Use your protected photo'), 'switch', true); }"""
+    )
+
+
 @pytest.fixture(scope="module")
 def report(page: Frontend, server: ComfyServer) -> Path:
     """The page that the chain wrote, run as a user runs it; the models are small."""
@@ -37,6 +53,7 @@ def report(page: Frontend, server: ComfyServer) -> Path:
             node.widgets.find(widget => widget.name === name).value = value; }""",
         QUICK,
     )
+    attack_a_copy(page, server.url)
     assert page.run(seconds=180) == "success"
     (entry,) = [output["stillguard_report"][0] for output in page.outputs().values() if "stillguard_report" in output]
     return server.base / "output" / entry["subfolder"] / entry["filename"]
@@ -47,7 +64,8 @@ def test_the_whole_chain_runs_and_the_node_shows_its_report(page: Frontend, repo
     titles = {str(node["id"]): node.get("title") or node["type"] for node in json.loads(WORKFLOW.read_text(encoding="utf-8"))["nodes"]}
     shown = {titles[key]: output for key, output in page.outputs().items()}
     assert shown["Clean, protected, noise"]["images"][0]["filename"].endswith(".mp4")
-    assert "at most 8 levels" in shown["Protected picture"]["text"][0]
+    assert "256 × 256 pixels and was resized back to be measured" in report.read_text(encoding="utf-8")
+    assert "copy.jpg" not in report.read_text(encoding="utf-8")
     assert page.errors == []
     page.page.evaluate(
         """() => { const node = app.graph.nodes.find(one => one.type === 'StillguardProtectionReport');

@@ -5,9 +5,10 @@ The model is SVD in core's own classes with random weights. It proves that the n
 
 from __future__ import annotations
 
+import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from bench.prompt import load_prompt, titles
 from bench.server import ComfyServer
 from PIL import Image
 from safetensors.numpy import load_file
+from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from support import Graph, make_quick, node
 
@@ -149,20 +151,105 @@ def test_the_same_seed_gives_the_same_frames(chain: Chain, connected: Client, se
     assert chain.written[".html"].is_file()
 
 
-def test_a_photo_protected_before_is_attacked_as_it_is(chain: Chain, connected: Client, server: ComfyServer) -> None:
-    """The user's way: his saved file goes in, the switch is turned, and nothing is protected here."""
-    saver = only(chain.prompt, "StillguardSaveProtectedImage")
+def saved(picture: Image.Image, ending: str = "png", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, ending, **options)
+    return buffer.getvalue()
+
+
+def photo(values: np.ndarray) -> Image.Image:
+    """[1,H,W,3] in [0,1] -> the picture that a lossless file holds."""
+    return Image.fromarray(np.rint(values[0] * 255).astype(np.uint8))
+
+
+def at_sixteen_levels(clean: Image.Image) -> Image.Image:
+    noise = np.random.default_rng(0).choice([-16, 16], (clean.height, clean.width, 3))
+    return Image.fromarray((np.array(clean).astype(int) + noise).clip(0, 255).astype(np.uint8))
+
+
+COPIES: dict[str, Callable[[Image.Image, Image.Image], bytes]] = {
+    "own PNG": lambda protected, clean: saved(protected),
+    "own WebP": lambda protected, clean: saved(protected, "webp", lossless=True),
+    "WebP with loss": lambda protected, clean: saved(protected, "webp", quality=75),
+    "JPEG 75": lambda protected, clean: saved(protected, "jpeg", quality=75),
+    "half size": lambda protected, clean: saved(protected.resize((256, 256), Image.Resampling.LANCZOS)),
+    "screenshot": lambda protected, clean: saved(protected.resize((519, 517), Image.Resampling.BILINEAR)),
+    "crop": lambda protected, clean: saved(protected.crop((40, 20, 440, 340))),
+    "16 levels": lambda protected, clean: saved(at_sixteen_levels(clean)),
+}
+"""What people have of a protected photo: (protected, clean) -> a file."""
+
+
+def attack(chain: Chain, connected: Client, server: ComfyServer, name: str, file: bytes, **check: object) -> Chain:
+    """Choose the file, turn the switch, run."""
     prompt = json.loads(json.dumps(chain.prompt))
-    saved = connected.view(chain.result.outputs[saver]["images"][0])
-    titled(prompt, "Your protected photo")["image"] = connected.upload_image(saved, "protected.png")
+    titled(prompt, "Your protected photo")["image"] = connected.upload_image(file, f"{name}.{Image.open(io.BytesIO(file)).format.lower()}")
     titled(prompt, "Use your protected photo")["switch"] = True
-    own = run(connected, server, prompt, "own")
+    prompt[only(prompt, "StillguardCheckCopy")]["inputs"].update(check)
+    return run(connected, server, prompt, name.replace(" ", "_"))
+
+
+def check_copy(own: Chain, kind: str) -> None:
+    """The victim ran on it, and the report says how visible it is or why that is not known."""
     ran = {event.data["node"] for event in own.result.of("executing")}
-    assert only(prompt, "StillguardProtectionReport") in ran
-    assert only(prompt, "StillguardProtect") not in ran
-    assert np.array_equal(own.pictures["protected"], chain.pictures["protected"])
-    assert own.rows == chain.rows
-    assert own.document["visibility"] == chain.document["visibility"]
+    assert only(own.prompt, "StillguardProtectionReport") in ran
+    assert only(own.prompt, "StillguardProtect") not in ran
+    assert own.rows["PSNR"]["protected"]["value"] is not None
+    page, text = (
+        own.written[".html"].read_text(encoding="utf-8"),
+        own.result.outputs[only(own.prompt, "StillguardProtectionReport")]["text"][0],
+    )
+    seen, clean, copy = own.document["visibility"].get("protected"), photo(own.pictures["clean"]), photo(own.pictures["protected"])
+    if kind == "crop":
+        assert seen is None
+        for told in (own.document["visibility_not_measured"]["protected"], page, text):
+            assert "it shows about 49% of the clean picture (it is 400x320, the clean one 512x512)" in told
+        return
+    assert seen["resized_from"] == (None if copy.size == clean.size else [copy.height, copy.width])
+    back = np.array(copy.resize(clean.size, Image.Resampling.BICUBIC))
+    assert seen["psnr"] == pytest.approx(peak_signal_noise_ratio(np.array(clean), back), abs=0.1)
+    if copy.size != clean.size:
+        for told in (page, text):
+            assert f"is {copy.width} × {copy.height} pixels and was resized back to be measured" in told
+
+
+@pytest.mark.parametrize("kind", ["own PNG", "JPEG 75", "half size", "crop"])
+def test_what_people_have_of_a_protected_photo_is_attacked(chain: Chain, connected: Client, server: ComfyServer, kind: str) -> None:
+    """The user's way: a file goes in, the switch is turned, and nothing is protected here."""
+    file = COPIES[kind](photo(chain.pictures["protected"]), photo(chain.pictures["clean"]))
+    own = attack(chain, connected, server, kind, file)
+    check_copy(own, kind)
+    if kind == "own PNG":
+        assert np.array_equal(own.pictures["protected"], chain.pictures["protected"])
+        assert own.rows == chain.rows
+        assert own.document["visibility"] == chain.document["visibility"]
+
+
+def test_another_photo_stops_before_the_victim_runs_or_is_named_in_the_report(chain: Chain, connected: Client, server: ComfyServer) -> None:
+    other = saved(Image.fromarray(data.chelsea()))
+    with pytest.raises(AssertionError, match="does not look like a copy of the clean one: choose two files of the same photo"):
+        attack(chain, connected, server, "other", other)
+    own = attack(chain, connected, server, "other asked for", other, another_photo="go on")
+    for told in (own.written[".html"].read_text(encoding="utf-8"), own.document["visibility_not_measured"]["protected"]):
+        assert "it does not look like a copy of the clean picture" in told
+    assert "choose its file anew" in own.result.outputs[only(own.prompt, "StillguardProtectionReport")]["text"][0]
+
+
+CORE = [f"attack_{name}" for name in ("svd", "wan", "wan_animate", "ltx", "hunyuan", "sdedit", "instruct_pix2pix")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workflow", CORE)
+def test_every_victim_of_core_runs_on_every_copy(connected: Client, server: ComfyServer, workflow: str) -> None:
+    prompt = make_quick(load_prompt(WORKFLOW.with_name(f"{workflow}.json"), connected.object_info()))
+    prompt[only(prompt, "StillguardCompareVideos")]["inputs"]["measures"] = "pixels only"
+    chain = run(connected, server, prompt, workflow)
+    protected, clean = photo(chain.pictures["protected"]), photo(chain.pictures["clean"])
+    for kind, make in COPIES.items():
+        own = attack(chain, connected, server, f"{workflow} {kind}", make(protected, clean))
+        check_copy(own, kind)
+    with pytest.raises(AssertionError, match="does not look like a copy of the clean one"):
+        attack(chain, connected, server, f"{workflow} other", saved(Image.fromarray(data.chelsea())))
 
 
 def test_a_photo_that_is_not_protected_is_said_to_be_equal(chain: Chain, connected: Client, server: ComfyServer) -> None:

@@ -72,6 +72,16 @@ def test_a_vae_without_encoder(client: Client, server: ComfyServer, protect_grap
     assert "decoder_only.safetensors has a decoder only" in failure(client, graph)
 
 
+def test_a_loader_whose_file_lacks_what_is_connected(client: Client, protect_graph: Build) -> None:
+    """Core's loader gives nothing for what the file does not hold, and says nothing."""
+    graph = protect_graph(loss=["semantic", 0])
+    graph["svd"] = node("ImageOnlyCheckpointLoader", ckpt_name="tiny_svd.safetensors")
+    graph["semantic"] = node("StillguardCLIPSemanticLoss", clip_vision=["svd", 1], weight=10.0)
+    assert "What is connected to `clip_vision` gives nothing, as a loader whose file lacks it does: connect Load CLIP Vision." in failure(
+        client, graph
+    )
+
+
 def test_out_of_memory_is_left_to_comfyui(client: Client, protect_graph: Build) -> None:
     graph = protect_graph(seed=51)
     graph["greedy"] = node("TestkitExhaustingVAE", vae=["vae", 0])

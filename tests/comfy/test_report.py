@@ -13,6 +13,7 @@ from PIL import Image
 from support import Graph, node
 
 FRAMES = 20
+GROUPS = ("pixels", "lpips", "semantics", "consistency", "quality", "faces", "fid", "fvd")
 
 
 @pytest.fixture
@@ -84,8 +85,13 @@ def test_without_the_weights_of_lpips_the_rest_goes_on(client: Client, server: C
     file = server.base / "models" / "stillguard" / "lpips_vgg16.safetensors"
     aside = file.with_suffix(".aside")
     file.rename(aside)
+    graph = report_graph(title="No weights")
+    graph["compare"]["inputs"].update(
+        {"measures": "choose", "lpips_backbone": file.name} | dict.fromkeys((f"measures.{g}" for g in GROUPS), False)
+    )
+    graph["compare"]["inputs"]["measures.lpips"] = True
     try:
-        result = client.run(report_graph(title="No weights"))
+        result = client.run(graph)
     finally:
         aside.rename(file)
     assert result.status == "success", result.error
@@ -95,6 +101,29 @@ def test_without_the_weights_of_lpips_the_rest_goes_on(client: Client, server: C
     (text,) = result.outputs["report"]["text"]
     assert "LPIPS of the photos is not measured: The file lpips_vgg16.safetensors" in text
     assert "models/stillguard folder" in text
+    # The same prompt, once the file is there: what was said without it is not remembered.
+    again = client.run(graph)
+    document = json.loads(written(client, again.outputs["report"])["json"])
+    assert document["visibility"]["protected"]["lpips"] > 0
+    ((lpips,),) = [
+        [row["readings"]["protected"]["value"] for row in victim["rows"] if row["name"] == "LPIPS"] for victim in document["victims"]
+    ]
+    assert lpips > 0
+    third = client.run(graph)
+    assert not {"compare", "report"} & {event.data["node"] for event in third.of("executing")}  # and what was said with it is
+
+
+def test_a_report_that_a_loop_makes_tells_settings_and_seeds(
+    client: Client, server: ComfyServer, report_graph: Callable[..., Graph]
+) -> None:
+    graph = {key: entry for key, entry in report_graph().items() if key in ("load", "small")}
+    graph["loop"] = node("TestkitReportInALoop", frames=["small", 0], seed=161803)
+    result = client.run(graph)
+    assert result.status == "success", result.error
+    (file,) = (server.base / "output" / "test").glob("looped_*.json")
+    told = {entry["kind"]: entry["values"] for entry in json.loads(file.read_text(encoding="utf-8"))["settings"]}
+    assert told["StillguardRandomNoise"]["seed"] == 161803
+    assert told["StillguardCompareVideos"]["measures"] == "pixels only"
 
 
 def test_settings_and_seeds_are_told_but_no_photo_and_no_folder(
@@ -161,53 +190,9 @@ def test_comparisons_alone_are_enough(client: Client, report_graph: Callable[...
     [
         ({"protected": ["blurred_video", 0]}, "`protected` has 20 pictures"),
         ({"clean": None}, "connect the photo that went into Protect to `clean`"),
-        ({"protected": ["load", 0]}, "differ in size"),
     ],
 )
 def test_a_mistake_is_explained(client: Client, report_graph: Callable[..., Graph], change: dict[str, object], sentence: str) -> None:
     result = client.run(report_graph(**change))
     assert result.status == "error"
     assert sentence in result.error
-
-
-@pytest.mark.usefixtures("comfy")
-@pytest.mark.parametrize(
-    ("name", "value", "told"),
-    [
-        ("image", "me.png", "(file name left out)"),
-        ("image", "clipspace/me.png [input]", "(file name left out)"),
-        ("file", "holiday.MP4", "(file name left out)"),
-        ("video", "C:\\Users\\jane\\holiday.mkv", "(file name left out)"),
-        ("filename_prefix", "jane/protected", "(file name left out)"),
-        ("anything", "data:image/png;base64,AAAA", "(file name left out)"),
-        ("file", "stillguard_lab_reference_unet.safetensors", "stillguard_lab_reference_unet.safetensors"),
-        ("ckpt_name", "video/svd_xt.safetensors", "video/svd_xt.safetensors"),
-        ("model", "/home/jane/models/mine.ckpt", "mine.ckpt"),
-        ("model", "D:\\models\\mine.gguf", "mine.gguf"),
-        ("text", "a woman and/or a man, v1.5.", "a woman and/or a man, v1.5."),
-        ("text", "like /home/jane doe/me", "like (path left out)"),
-        ("text", "first\n~/me\nlast", "first\n(path left out)\nlast"),
-        ("list", [1, {"deep": "\\\\server\\jane"}], [1, {"deep": "(path left out)"}]),
-        ("api_key", "sk-123", "(left out)"),
-        ("max_tokens", 77, 77),
-        ("seed", 2**63 - 1, 2**63 - 1),
-        ("switch", False, False),
-        ("update.step", 0.5, 0.5),
-    ],
-)
-def test_which_settings_are_told(name: str, value: object, told: object) -> None:
-    from stillguard.nodes.bridge.report import node_settings
-
-    prompt = {"a": {"class_type": "Any", "inputs": {name: value, "link": ["b", 0]}}, "b": {"class_type": "Loop", "inputs": {"x": ["a", 0]}}}
-    prompt["report"] = {"class_type": "Report", "inputs": {"comparison": ["a", 0]}}
-    (entry,) = node_settings(prompt, "report")  # a loop in the graph ends, and b has no settings
-    assert entry.values == {name: told}
-
-
-@pytest.mark.usefixtures("comfy")
-def test_the_whole_prompt_is_told_without_folders_and_passwords() -> None:
-    from stillguard.nodes.bridge.report import without_paths
-
-    prompt = {"1": {"inputs": {"image": "me.png", "path": "/home/jane/x", "password": "secret", "n": [1.5, None]}}}
-    kept = {"1": {"inputs": {"image": "me.png", "path": "(path left out)", "password": "(left out)", "n": [1.5, None]}}}
-    assert without_paths(prompt) == kept

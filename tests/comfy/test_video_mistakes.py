@@ -44,10 +44,15 @@ def surrogate(loaded: Loaded, **changes: object) -> object:
 
 
 def test_it_knows_the_family_and_the_papers_blocks(folder: Path) -> None:
-    for name, blocks in (("SVD", (5,)), ("Wan", (0, 1)), ("CogVideoX", (0, 1)), ("LTX", (0, 1)), ("Hunyuan (concat)", (0, 1))):
+    for name, blocks in (("SVD", (4, 5)), ("Wan", (0, 1)), ("CogVideoX", (0, 1)), ("LTX", (0, 1)), ("Hunyuan (concat)", (0, 1))):
         spec = surrogate(load(name, folder))
         assert spec.family.name == name
         assert spec.blocks == blocks
+    # What diffusers calls SVD's last CrossAttnDownBlockSpatioTemporal: nothing is made smaller between the two.
+    parts = list(load("SVD", folder).model.model.diffusion_model.input_blocks)
+    attending = [index for index, part in enumerate(parts) if any("VideoTransformer" in type(inner).__name__ for inner in part)]
+    assert attending[-2] + 1 == attending[-1]
+    assert len(attending) == 6
     assert surrogate(load("Hunyuan (concat)", folder), conditioning="Hunyuan (replace)").family.name == "Hunyuan (replace)"
     assert surrogate(load("Wan", folder), attention_blocks=" 2, 0").blocks == (0, 2)
 

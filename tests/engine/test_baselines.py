@@ -6,6 +6,8 @@ import pytest
 import torch
 from stillguard.engine.baselines import random_signs
 from stillguard.engine.metrics.visibility import linf_levels
+from stillguard.engine.picture import to_levels
+from stillguard.engine.space import RGB
 
 
 @pytest.mark.parametrize(("budget", "levels"), [(1.0, 1), (8.0, 8), (8.5, 8)])
@@ -51,3 +53,29 @@ def test_it_follows_the_seed(astronaut: torch.Tensor) -> None:
 def test_less_than_a_level_is_refused() -> None:
     with pytest.raises(ValueError, match="choose at least 1, since files hold whole levels"):
         random_signs(torch.zeros(1, 3, 8, 8), 0.5, seed=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_pictures_in_half_precision_keep_the_budget(dtype: torch.dtype) -> None:
+    given = torch.rand(1, 4, 64, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    noisy = random_signs(given, 8, seed=1)
+    assert torch.equal(noisy, random_signs(given.float(), 8, seed=1))
+    assert int(linf_levels(given[:, :3], noisy[:, :3])) == int(linf_levels(given[:, :3].float(), noisy[:, :3])) == 8
+
+
+@pytest.mark.parametrize(("value", "levels"), [(1.0, 8), (0.5, 4), (0.3, 2), (0.1, 0), (0.0, 0)])
+def test_a_mask_scales_the_budget_as_in_a_protection(value: float, levels: int) -> None:
+    clean = torch.rand(2, 3, 20, 20, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
+    mask = torch.zeros(1, 1, 20, 20)
+    mask[..., 10:] = value
+    noisy = random_signs(clean, 8, seed=1, mask=mask)
+    assert torch.equal(noisy[..., :10], clean[..., :10])
+    moved = (to_levels(noisy) - to_levels(clean))[..., 10:].abs()
+    assert torch.equal(moved, torch.full_like(moved, levels))
+    if levels == 8:
+        assert torch.equal(noisy[..., 10:], random_signs(clean, 8, seed=1)[..., 10:])
+    if levels == 0:
+        assert torch.equal(noisy, clean)
+    # The engine's own budget under this mask is the same.
+    bound = RGB(8.0).result(clean, mask, (torch.full_like(clean, 0.08),))
+    assert int((to_levels(bound) - to_levels(clean)).abs().max()) == levels

@@ -280,7 +280,7 @@ def test_strips_are_evenly_spaced_small_copies_of_the_frames() -> None:
     ("changes", "sentence"),
     [
         ({PROTECTED: video(1, 16)}, r"different numbers of frames \(clean 20, protected 16\).*\"length\" to \"shortest\""),
-        ({PROTECTED: video(1, 20, 16)}, r"different sizes \(clean 32x24, protected 32x16\)"),
+        ({TRUTH: video(1, 20, 16)}, r"different sizes \(clean 32x24, protected 32x24, ground truth 32x16\)"),
         ({NOISE: video(1, 0)}, "noise video has no frames"),
         ({TRUTH: video(1).index_fill(0, torch.tensor([13]), float("nan"))}, "Frame 14 of the ground truth video .* not numbers"),
     ],
@@ -288,6 +288,15 @@ def test_strips_are_evenly_spaced_small_copies_of_the_frames() -> None:
 def test_videos_that_cannot_be_compared_are_refused_in_a_sentence(changes: dict[str, Tensor], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         compared({CLEAN: video(0), PROTECTED: video(1), **changes}, PSNR)
+
+
+def test_a_video_of_another_size_is_resized_to_the_clean_one_and_a_note_says_so() -> None:
+    """A victim whose videos follow the picture's size was given a smaller copy: flat frames tell that nothing else happened to them."""
+    flat = torch.linspace(0, 1, 20)[:, None, None, None]
+    clean, small = flat.expand(20, 24, 32, 3), (flat * 0.5).expand(20, 12, 16, 3)
+    result = compared({CLEAN: clean, PROTECTED: small}, PairMeasure("difference", "", None, lambda a, b: (a - b).abs().flatten(1).mean(1)))
+    assert reading(result, "difference").items == pytest.approx((flat.flatten() * 0.5).tolist(), abs=1e-6)
+    assert any("protected video is 16x12 and was resized to 32x24" in note for note in result.notes)
 
 
 def test_of_different_lengths_the_shortest_may_be_asked_for() -> None:

@@ -6,13 +6,16 @@ import io
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 from stillguard.engine.files import decode_picture, encode_picture, write_new
 from stillguard.engine.picture import to_levels
+from stillguard.engine.purify.edits import JPEGFile, WebPFile
+from stillguard.engine.transforms import Transform
 from torch import Tensor
 
 
@@ -68,3 +71,78 @@ def test_never_overwrites(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         write_new(tmp_path / "a.png", b"second")
     assert (tmp_path / "a.png").read_bytes() == b"first"
+
+
+def _photo() -> np.ndarray:
+    """Red above, green at the left, so that every turn and mirror image is another picture."""
+    levels = np.zeros((40, 60, 3), np.uint8)
+    levels[:10], levels[:, :5] = (255, 0, 0), (0, 255, 0)
+    return levels
+
+
+def _file(picture: Image.Image, format: str = "PNG", **settings: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format, **settings)
+    return buffer.getvalue()
+
+
+def _levels(data: bytes) -> np.ndarray:
+    return (decode_picture(data) * 255).round().byte().permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "JPEG"])
+def test_a_photo_that_its_exif_turns_is_turned(format: str, turn: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    settings = {"PNG": {}, "WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}[format]
+    data = _file(Image.fromarray(_photo()), format, exif=exif.tobytes(), **settings)
+    expected = np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")).astype(int)
+    assert _levels(data).shape == expected.shape == ((40, 60, 3) if turn < 5 else (60, 40, 3))
+    assert np.abs(_levels(data) - expected).max() == 0
+
+
+@pytest.mark.parametrize("kind", ["palette", "grey with alpha", "a transparent colour", "a transparent grey"])
+def test_transparency_of_every_kind_is_kept(kind: str) -> None:
+    cut = np.dstack([_photo(), np.full((40, 60), 255, np.uint8)])
+    cut[20:, :, 3] = 0
+    picture, settings = Image.fromarray(cut), {}
+    match kind:
+        case "palette":
+            picture = picture.quantize(16)
+        case "grey with alpha":
+            picture = picture.convert("LA")
+        case "a transparent colour":
+            picture, settings = picture.convert("RGB"), {"transparency": (255, 0, 0)}
+        case _:
+            picture, settings = picture.convert("L"), {"transparency": 0}
+    data = _file(picture, **settings)
+    expected = np.array(Image.open(io.BytesIO(data)).convert("RGBA"))
+    assert 0 < (expected[..., 3] == 0).mean() < 1
+    assert np.array_equal(_levels(data), expected)
+
+
+def test_grey_of_sixteen_bits_keeps_them() -> None:
+    ramp = np.linspace(0, 65535, 40 * 60).round().astype(np.uint16).reshape(40, 60)
+    decoded = decode_picture(_file(Image.fromarray(ramp)))
+    assert np.array_equal((decoded[0].double().numpy() * 65535).round(), ramp)
+
+
+@pytest.mark.parametrize("format", ["png", "webp"])
+def test_only_own_files_may_be_larger_than_foreign_ones(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's guard against files that unpack to more than the memory holds, here at a thousand pixels."""
+    image = torch.rand(3, 60, 60, generator=torch.Generator().manual_seed(0))
+    data = encode_picture(image, format)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(Image.DecompressionBombError):
+        decode_picture(data)
+    assert torch.equal(decode_picture(data, own=True), to_levels(image) / 255)
+    assert Image.MAX_IMAGE_PIXELS == 1000
+
+
+@pytest.mark.parametrize("edit", [JPEGFile(90), WebPFile(90)])
+def test_an_edit_through_a_file_may_be_larger_too(edit: Transform, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.rand(1, 3, 60, 60, generator=torch.Generator().manual_seed(0))
+    expected = edit(image)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert torch.equal(edit(image), expected)

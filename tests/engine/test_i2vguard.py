@@ -165,18 +165,23 @@ def test_scaled_terms_weigh_alike_from_the_first_step_on(clean: Tensor) -> None:
         assert last.losses["large"] == pytest.approx(1e6 * last.losses["small"], rel=1e-4)  # reported as they are
 
 
-def test_a_scaled_loss_that_begins_at_zero_is_scaled_when_it_is_not(clean: Tensor) -> None:
+@pytest.mark.parametrize("start", ["clean", "budget"])
+def test_a_scaled_distance_is_measured_inside_the_budget_wherever_the_run_starts(clean: Tensor, start: str) -> None:
+    """At the clean picture it is 0, and after one step from there a millionth of what it becomes: neither tells its magnitude."""
     seen: list[float] = []
 
-    class Late(Value):
+    class Distance(Value):
         def __call__(self, clean: Observation, adversarial: Observation) -> Tensor:
             distance = (adversarial.image - clean.image).square().mean()
             seen.append(float(distance.detach()))
             return distance * 1e-6
 
-    terms = (Term("late", 1.0, Late(1.0), scaled=True), Term("up", 1e-3, Value(1.0)))
-    *_, last = protect(clean.float(), Objective(terms), update=Sign(1.0), space=RGB(8.0, start_from="clean"), steps=4)
-    assert seen[0] == 0
-    # Looked at twice in each of two steps (to be scaled, and for its gradient), then once.
-    assert len(seen) == 6
-    assert last.losses["late"] == pytest.approx(seen[-1] * 1e-6)
+    terms = (Term("distance", 1.0, Distance(1.0), scaled=True), Term("up", 1e-3, Value(1.0)))
+    *_, last = protect(clean.float(), Objective(terms), update=Sign(1.0), space=RGB(8.0, start_from=start), steps=4)
+    # Looked at once to be scaled, then once a step.
+    assert len(seen) == 5
+    # Of uniform noise in the budget; the range of pictures cuts some of it off.
+    assert 0.5 < seen[0] / ((8 / 255) ** 2 / 3) < 1.1
+    assert (seen[1] == 0) is (start == "clean")
+    assert (seen[1] == seen[0]) is (start == "budget")
+    assert last.losses["distance"] == pytest.approx(seen[-1] * 1e-6)

@@ -20,7 +20,7 @@ from PIL import Image
 from stillguard.engine.baselines import random_signs
 from stillguard.engine.metrics.comparison import CLEAN, NOISE, PROTECTED, TRUTH, Comparison, Reading, Row, as_json
 from stillguard.engine.metrics.intervals import interval_of_mean
-from stillguard.engine.metrics.visibility import visibility
+from stillguard.engine.metrics.visibility import NotMeasured, visibility
 from stillguard.engine.report.card import report_card
 from stillguard.engine.report.charts import curves
 from stillguard.engine.report.document import LONGEST, NodeSettings, Report, gallery, report_json
@@ -272,7 +272,40 @@ def test_noise_of_another_budget_is_no_fair_baseline(report: Report) -> None:
     assert "more than the noise did, and the two differ in budget." in report_summary(unequal)
     assert "random noise of equal budget" not in report_summary(unequal)
     assert "random noise of equal budget" in report_summary(report)
+    lossy = replace(report, visibilities={**report.visibilities, PROTECTED: replace(report.visibilities[PROTECTED], linf=77)})
+    assert "8 against 77 levels" in report_summary(lossy)
+    assert "Unless the protected picture is a JPEG or another copy with loss" in report_summary(lossy)
     assert "was not checked" in report_summary(replace(report, visibilities={}, gallery=None))
+
+
+def test_a_copy_is_told_as_such_in_page_file_text_and_card(report: Report, pictures: dict[str, Tensor]) -> None:
+    """Resized and measured; cropped and not; another photo."""
+    resized = replace(report.visibilities[PROTECTED], linf=90, resized_from=(64, 50), resizing_psnr=31.25)
+    crop, other = NotMeasured("it shows about 49% of the clean picture."), NotMeasured("it does not look like a copy.", other_photo=True)
+    half = gallery({**pictures, PROTECTED: pictures[PROTECTED][:, ::2, ::2]})
+    noise = {NOISE: report.visibilities[NOISE]}
+    told = {
+        "50 × 64 pixels and was resized back to be measured; resizing alone gives the clean one a PSNR of 31.25 dB": replace(
+            report, visibilities={**noise, PROTECTED: resized}, gallery=half
+        ),
+        "was not measured: it shows about 49% of the clean picture. The videos differ by that too": replace(
+            report, visibilities=noise, unmeasured={PROTECTED: crop}, gallery=half
+        ),
+        "it does not look like a copy. If it shows another photo, nothing here says anything about the protection": replace(
+            report, visibilities=noise, unmeasured={PROTECTED: other}, gallery=half
+        ),
+    }
+    plain_height = Image.open(io.BytesIO(report_card(report))).height
+    for sentence, copied in told.items():
+        text = Reader(report_page(copied)).text
+        assert sentence in text
+        assert sentence in report_summary(copied)
+        assert "100 × 128 and 50 × 64 pixels" in text
+        assert "differ in budget" not in text  # what resizing did is no budget, and what was not measured has none
+        assert Image.open(io.BytesIO(report_card(copied))).height > plain_height
+        document = strict(report_json(copied))
+        assert (PROTECTED in document["visibility"]) != (PROTECTED in document["visibility_not_measured"])
+    assert strict(report_json(next(iter(told.values()))))["visibility"][PROTECTED]["resized_from"] == [64, 50]
 
 
 def test_pictures_in_the_page_are_the_very_pixels(report: Report, page: str, pictures: dict[str, Tensor]) -> None:
@@ -296,7 +329,7 @@ def test_the_shown_perturbation_is_the_amplified_difference(pictures: dict[str, 
 def test_large_pictures_are_reduced_but_keep_a_part_at_full_size() -> None:
     large = torch.rand(4, 1500, 1000, generator=torch.Generator().manual_seed(0))
     shown = gallery({CLEAN: large, PROTECTED: large})
-    assert shown.size == (1500, 1000)
+    assert shown.sizes == dict.fromkeys((CLEAN, PROTECTED), (1500, 1000))
     assert shown.pictures[CLEAN].shape == (3, LONGEST, round(LONGEST / 1.5))
     middle = (large[:3, 686:814, 436:564] * 255).round()
     assert torch.equal(shown.details[PROTECTED].float(), middle)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from bench.memory import peak_bytes
+from pretend_gpu import CUDA, PretendGPU, label
 from stillguard.engine.objective import Objective, Term
 from stillguard.engine.observation import Observation
 from stillguard.engine.residency import one_at_a_time
@@ -130,3 +131,18 @@ def test_the_right_network_is_fetched_ahead(networks: list[Wide], objective: Obj
         steps(objective, 2)
     assert "late" not in log
     assert log.count("copy") == log.count("ready") > 8
+
+
+def test_on_a_gpu_weights_come_home_and_pinned_memory_goes_back(networks: list[Wide]) -> None:
+    before = [network.layer.weight.clone() for network in networks]
+    with PretendGPU() as gpu:
+        with one_at_a_time(networks, CUDA):
+            for network in networks:
+                network(torch.rand(1, 1000, device=CUDA))
+            assert gpu.used > 0
+            gpu.empty_host_cache.assert_not_called()
+        gpu.empty_host_cache.assert_called_once()
+        assert gpu.used == 0
+        for network, weight in zip(networks, before, strict=True):
+            assert label(network.layer.weight) == CPU
+            assert torch.equal(network.layer.weight, weight)

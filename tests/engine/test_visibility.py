@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 
+import numpy as np
 import pytest
 import torch
-from skimage import metrics
-from stillguard.engine.metrics.visibility import visibility
+from PIL import Image
+from skimage import data, metrics
+from stillguard.engine.metrics.visibility import NotMeasured, Visibility, copy_visibility, visibility
 from stillguard.engine.surrogates.perceptual import PerceptualNetwork
 from torch import Tensor
 
@@ -62,3 +65,38 @@ def test_refuses_pixels_that_are_not_numbers(astronaut: Tensor) -> None:
 def test_refuses_different_sizes(astronaut: Tensor) -> None:
     with pytest.raises(ValueError, match="1 of 256x256 and 1 of 256x200"):
         visibility(astronaut, astronaut[..., :200, :])
+
+
+def pillow(image: Tensor) -> Image.Image:
+    return Image.fromarray((image[0] * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+def tensor(picture: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
+
+
+def test_a_copy_of_the_same_size_is_measured_as_it_is(astronaut: Tensor, noisy: Tensor, perceptual: PerceptualNetwork) -> None:
+    assert copy_visibility(astronaut, noisy, lpips=perceptual) == visibility(astronaut, noisy, lpips=perceptual)[0]
+
+
+@pytest.mark.parametrize("size", [(128, 128), (512, 512), (259, 258)])
+def test_a_resized_copy_is_measured_after_resizing_it_back(astronaut: Tensor, noisy: Tensor, size: tuple[int, int]) -> None:
+    """Against Pillow's resampling and scikit-image's figures."""
+    copy = pillow(noisy).resize(size[::-1], Image.Resampling.LANCZOS)
+    seen = copy_visibility(astronaut, tensor(copy))
+    assert isinstance(seen, Visibility)
+    assert seen.resized_from == size
+    clean, back = pillow(astronaut), np.array(copy.resize((256, 256), Image.Resampling.BICUBIC))
+    assert seen.psnr == pytest.approx(metrics.peak_signal_noise_ratio(np.array(clean), back), abs=0.05)
+    alone = np.array(clean.resize(size[::-1], Image.Resampling.BICUBIC).resize((256, 256), Image.Resampling.BICUBIC))
+    assert seen.resizing_psnr == pytest.approx(metrics.peak_signal_noise_ratio(np.array(clean), alone), abs=0.1)
+
+
+def test_a_crop_and_another_photo_are_not_measured_and_the_reason_is_told(astronaut: Tensor, noisy: Tensor) -> None:
+    crop = copy_visibility(astronaut, noisy[..., 20:220, 30:230])
+    assert isinstance(crop, NotMeasured)
+    assert not crop.other_photo
+    assert re.search(r"shows about 6[0-2]% of the clean picture \(it is 200x200, the clean one 256x256\)", crop.why)
+    other = copy_visibility(astronaut, tensor(Image.fromarray(data.chelsea()).resize((256, 256))))
+    assert isinstance(other, NotMeasured)
+    assert other.other_photo

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -93,8 +94,9 @@ def sets(official: Mapping[str, Tensor], values: Mapping[str, Any]) -> Iterator[
         ours = float(frechet_distance(first, second))
         yield number(f"Fréchet distance, {case}, of pytorch-fid", ours, values["frechet"][case]["pytorch_fid"], tolerance)
         yield number(f"Fréchet distance, {case}, by eigenvalues", ours, values["frechet"][case]["eigenvalue_reference"], 1e-6)
-    first, second = (official[f"frechet.full_rank.f{which}"][:40] for which in (1, 2))
-    yield number("KID of 40 and 40", float(kernel_distance(first, second)), values["frechet"]["kid_40_40_unbiased_one_subset_all"], 1e-6)
+    for found in filter(None, (re.fullmatch(r"kid_(\d+)_(\d+)_unbiased_one_subset_all", name) for name in values["frechet"])):
+        first, second = (official[f"frechet.full_rank.f{which}"][: int(found[which])] for which in (1, 2))
+        yield number(f"KID of {found[1]} and {found[2]}", float(kernel_distance(first, second)), values["frechet"][found[0]], 1e-6)
 
 
 def file_names(values: Mapping[str, Any]) -> Iterator[Row]:

@@ -52,6 +52,11 @@ def checks(folder: Folder) -> Iterator[Row]:
             yield from run(folder, parts, kind)
 
 
+def timesteps(folder: Folder) -> tuple[int, ...]:
+    """Those that the set's own number of denoising steps ends with, of which each step draws one."""
+    return last_timesteps(folder.config("run")["steps"])
+
+
 def official_order(folder: Folder, name: str, features: dict[str, Tensor]) -> list[Tensor]:
     """Our features in the order of the official lists."""
     key = {"reference_unet": "reference", "appearance_encoder": "appearance"}.get(name)
@@ -97,7 +102,7 @@ def animator(folder: Folder, parts: Parts) -> Iterator[Row]:
     yield relative("denoiser, unconditional row", free, official["pred"][:1], 1e-4)
     yield relative("denoiser, without bank", without, official["pred_no_bank"][1:], 1e-4)
     yield relative("denoiser, with bank", conditional, official["pred"][1:], 1e-4)
-    guided = free + 3.5 * (conditional - free)
+    guided = free + folder.config("run")["guidance_scale"] * (conditional - free)
     yield relative("guided prediction", guided, official["noise_pred_cfg"], 1e-4)
     signal = noise_schedule().alphas_cumprod[timestep]
     estimate = signal.sqrt() * official["noise"] - (1 - signal).sqrt() * guided
@@ -106,10 +111,10 @@ def animator(folder: Folder, parts: Parts) -> Iterator[Row]:
 
 def schedule(folder: Folder) -> Iterator[Row]:
     official, ours = folder.vectors("f_ddim"), noise_schedule()
-    ours.set_timesteps(30)
+    ours.set_timesteps(folder.config("run")["steps"])
     yield relative("timesteps", ours.timesteps.double(), official["timesteps"].double(), 0.0)
     yield relative("cumulative alphas", ours.alphas_cumprod, official["alphas_cumprod"], 1e-6)
-    for index, timestep in enumerate(last_timesteps()):
+    for index, timestep in enumerate(timesteps(folder)):
         estimate = ours.step(official["model_output"][index], timestep, official["sample"][index]).pred_original_sample
         yield relative(f"DDIM estimate at {timestep}", estimate, official["pred_original_sample"][index], 1e-6)
 
@@ -117,7 +122,7 @@ def schedule(folder: Folder) -> Iterator[Row]:
 def objective(folder: Folder, parts: Parts, kind: str, *, only: str | None = None) -> Objective:
     """The official objective; `only` leaves one term, with weight 1. Terms whose weights the folder lacks are left out."""
     vae = parts.tiled if kind == "tiled" else parts.vae
-    limit, drawn = folder.config("run")["eps"] / 255, last_timesteps()
+    config, drawn = folder.config("run"), timesteps(folder)
 
     def frames(alignment: float, consistency: float) -> FrameIncoherence:
         return FrameIncoherence(
@@ -127,6 +132,7 @@ def objective(folder: Folder, parts: Parts, kind: str, *, only: str | None = Non
             noise_schedule().alphas_cumprod,
             drawn,
             parts.pose.shape[0],
+            config["guidance_scale"],
             alignment=alignment,
             consistency=consistency,
         )
@@ -142,7 +148,7 @@ def objective(folder: Folder, parts: Parts, kind: str, *, only: str | None = Non
         **{loss: (lambda loss=loss: ReferenceFeature(setups[loss], (0,) if loss == "loss_ref" else drawn)) for loss in NAMES},
         "loss_align": lambda: frames(1.0, 0.0),
         "loss_consist": lambda: frames(0.0, 1.0),
-        "loss_lpips": lambda: LPIPSPenalty(parts.lpips, limit),
+        "loss_lpips": lambda: LPIPSPenalty(parts.lpips, config["eps"] / 255),
     }
     if only is not None:
         return Objective((Term(only, 1.0, makers[only]()),))
@@ -156,14 +162,15 @@ def objective(folder: Folder, parts: Parts, kind: str, *, only: str | None = Non
 
 @dataclass
 class OfficialDraws:
-    """The noise and the timestep that the official run had."""
+    """The noise and the timestep that the official run had, and all that it drew from."""
 
     noise: Tensor
-    index: int
+    timestep: Tensor
+    drawn: tuple[int, ...]
 
     def integer(self, purpose: str, below: int) -> int:
-        assert (purpose, below) == ("timestep", 10)
-        return self.index
+        assert (purpose, below) == ("timestep", len(self.drawn))
+        return self.drawn.index(int(self.timestep))
 
     def normal(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
         assert purpose == "frames"
@@ -180,7 +187,7 @@ def needed(loss: str) -> tuple[str, ...]:
 def losses(folder: Folder, parts: Parts, kind: str) -> Iterator[Row]:
     """Every loss and its gradient with respect to the perturbation in [-1,1] units."""
     official, values = folder.vectors("g_losses"), folder.values()["losses"][kind]
-    draws = OfficialDraws(official["noise"], last_timesteps().index(int(official["timestep"])))
+    draws = OfficialDraws(official["noise"], official["timestep"], timesteps(folder))
     for loss in folder.values()["alphas"]:
         if folder.has(*needed(loss)):
             measured, slope = backward(objective(folder, parts, kind, only=loss), parts.clean, official["delta"], draws)
@@ -214,19 +221,19 @@ class GivenStart(RGB):
 
 
 def run(folder: Folder, parts: Parts, kind: str) -> Iterator[Row]:
-    """Ten iterations from the official start with the official noise, through `protect`."""
+    """As many iterations as were recorded from the official start with the official noise, through `protect`."""
     official, config = folder.vectors("h_pgd"), folder.config("run")
-    drawn = [last_timesteps().index(int(timestep)) for timestep in official["t"]]
-    draws = (OfficialDraws(noise, index) for noise, index in zip(official["noise"], drawn, strict=True))
+    draws = (OfficialDraws(noise, timestep, timesteps(folder)) for noise, timestep in zip(official["noise"], official["t"], strict=True))
+    last = len(official["t"])
     # The official budget and step are in [-1,1] units: half as many levels.
     space = GivenStart(config["eps"] / 2, given=official["tiled.delta.00"])
     update = MomentumSign(config["step_size"] / 2, config["momentum_decay"])
     seen = Recording(space)
     sight = Sight(longest=max(parts.clean.shape[-2:]))
-    steps = protect(parts.clean, objective(folder, parts, kind), space=seen, update=update, sight=sight, steps=10, draws=draws)
+    steps = protect(parts.clean, objective(folder, parts, kind), space=seen, update=update, sight=sight, steps=last, draws=draws)
     for step in steps:
         if step.index and f"{kind}.delta.{step.index:02d}" in official:
-            tolerance = 1e-3 + (step.index - 1) / 9 * 9e-3  # 0.1 % after one iteration, 1 % after ten
+            tolerance = 1e-3 * step.index  # as the set's README suggests: 0.1 % after one iteration, 1 % after ten
             yield flips(f"{kind} run after {step.index}", seen.last * 2, official[f"{kind}.delta.{step.index:02d}"], tolerance)
 
 

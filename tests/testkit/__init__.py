@@ -15,6 +15,7 @@ import folder_paths
 import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy_api.latest import ComfyExtension, io
+from comfy_execution.graph_utils import GraphBuilder
 from safetensors.torch import save_file
 
 TINY_CLIP = {
@@ -226,6 +227,32 @@ class KeepFrames(io.ComfyNode):
         return io.NodeOutput()
 
 
+class ReportInALoop(io.ComfyNode):
+    """Compares and reports in nodes that it makes while it runs, as loops of other packs do: the two frames, and their noise."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs = [io.Image.Input("frames"), io.Int.Input("seed")]
+        return io.Schema(
+            node_id="TestkitReportInALoop",
+            category="testkit",
+            is_output_node=True,
+            inputs=inputs,
+            outputs=[io.String.Output()],
+            enable_expand=True,
+        )
+
+    @classmethod
+    def execute(cls, frames: torch.Tensor, seed: int) -> io.NodeOutput:
+        graph = GraphBuilder()
+        noise = graph.node("StillguardRandomNoise", image=frames, budget=8.0, seed=seed)
+        compared = {"victim": "looped", "surrogate": False, "measures": "pixels only", "lpips_backbone": "none", "length": "equal"}
+        compare = graph.node("StillguardCompareVideos", clean=frames, protected=noise.out(0), paper_conventions=False, **compared)
+        told = {"lpips_backbone": "none", "title": "Looped", "notes": "", "filename_prefix": "test/looped", "include_workflow": False}
+        report = graph.node("StillguardProtectionReport", **{"comparisons.comparison0": compare.out(0)}, **told)
+        return io.NodeOutput(report.out(0), expand=graph.finalize())
+
+
 class Testkit(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
@@ -238,6 +265,7 @@ class Testkit(ComfyExtension):
             ExhaustingVAE,
             Inspect,
             KeepFrames,
+            ReportInALoop,
         ]
 
 

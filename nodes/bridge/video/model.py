@@ -19,9 +19,11 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ....engine.half import with_scaled_gradient
 from ....engine.observation import Features
 from ..autograd import ordinary
 from ..copies import independent_copy
+from ..precision import cast_denoiser
 from .families import Conditioning, Family, Prepared, Request
 from .stand_ins import StandInCLIPVision, StandInVAE
 from .taps import Taps, attention_blocks, recomputable
@@ -126,9 +128,14 @@ class DifferentiableVideoModel:
         blocks: tuple[int, ...],
         sampling: Sampling,
         video: Tensor | None,
+        single: bool = False,
     ) -> None:
-        """blocks: whose attention is tapped. video: IMAGE [F,H,W,3] that takes the place of the prior sampled from the model."""
+        """blocks: whose attention is tapped. video: IMAGE [F,H,W,3] that takes the place of the prior sampled from the model.
+
+        single: in fp32.
+        """
         self.patcher, self.conditioner = independent_copy(model), conditioner
+        cast_denoiser(self._base, self.patcher.load_device, single=single)
         self._family, self._sampling, self._video = family, sampling, video
         self.checkpointing = False
         temporal = family.patch is None
@@ -225,6 +232,11 @@ class DifferentiableVideoModel:
         return _Told(varying, {name: value for name, value in everything.items() if name not in varying}, mask)
 
     def estimate(self, noisy: Tensor, level: float, conditioning: Features) -> Features:
+        if self._base.get_dtype_inference() != torch.float16:
+            return self._estimate(noisy, level, conditioning)
+        return with_scaled_gradient(lambda *conditioning: self._estimate(noisy, level, conditioning), *conditioning, network=self)
+
+    def _estimate(self, noisy: Tensor, level: float, conditioning: Features) -> Features:
         if self._told is None:
             raise RuntimeError("The model was asked before it was told of a picture.")
         told = {**self._told.fixed, **dict(zip(self._told.varying, conditioning, strict=True))}

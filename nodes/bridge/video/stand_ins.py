@@ -17,8 +17,8 @@ class StandInVAE:
         self._view = view
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """[N,H,W,C]: N pictures, or the frames of one video where the VAE is one of videos."""
-        return self._view.encode_pixels(pixels)
+        """[N,H,W,C]: N pictures, or the frames of one video where the VAE is one of videos; the latents where core's VAE puts them."""
+        return self._view.encode_pixels(pixels).to(self._view.socket.output_device)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._view.socket, name)

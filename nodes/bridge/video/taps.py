@@ -27,8 +27,8 @@ def attention_blocks(network: nn.Module, *, temporal: bool) -> list[nn.Module]:
 
 
 def papers_blocks(count: int, *, temporal: bool) -> tuple[int, ...]:
-    """Which the paper reads: of a UNet the last on its way down; of a transformer the two in the middle."""
-    return (count - 1,) if temporal else tuple(sorted({max(0, count // 2 - 1), count // 2}))[: min(2, count)]
+    """Which the paper reads: of a UNet those of its last down block, which has two; of a transformer the two in the middle."""
+    return tuple(range(max(0, count - 2), count)) if temporal else tuple(sorted({max(0, count // 2 - 1), count // 2}))[: min(2, count)]
 
 
 def recomputable(network: nn.Module, tapped: Sequence[nn.Module], *, temporal: bool) -> list[nn.Module]:

@@ -1,0 +1,352 @@
+"""Every node that computes, small and with all numbers in fp32, so that its result on a GPU is the CPU's."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from adm_files import small_adm
+from bench import animator_files
+from pretend_gpu import CUDA, PretendGPU
+from stillguard.engine.metrics.networks.dino import DinoTransformer
+from stillguard.engine.surrogates.tiny_autoencoder import SHIPPED
+from torch import Tensor
+from video_models import FILES, load, randn
+
+SIDE = 64
+
+
+@dataclass(frozen=True)
+class Case:
+    """run(folder, low_memory) -> what the node computed, from inputs that it makes anew. low_memory: whether there is such a choice."""
+
+    run: Callable[..., Tensor]
+    low_memory: bool = False
+    # Core draws noise of ancestral samplers on the device, where the same seed gives other numbers.
+    drawn: bool = False
+
+
+@contextlib.contextmanager
+def comfy_on(gpu: PretendGPU, vram: str = "NORMAL_VRAM", *, cpu_vae: bool = False) -> Iterator[PretendGPU]:
+    """ComfyUI's memory management on the pretend GPU, all in fp32; what it had loaded before is as it was afterwards."""
+    import comfy.cli_args
+    import comfy.model_management as management
+
+    values = {"cpu_state": management.CPUState.GPU, "vram_state": management.VRAMState[vram], "lowvram_available": True}
+    answers = {"get_torch_device": CUDA, "get_all_torch_devices": [CUDA], "is_nvidia": True, "is_amd": False, "is_intel_xpu": False}
+    flags = {"cpu": False, "cpu_vae": cpu_vae, "fp32_vae": True, "fp32_unet": True, "fp32_text_enc": True}
+    before = list(management.current_loaded_models)
+    management.current_loaded_models.clear()
+    with gpu, contextlib.ExitStack() as stack:
+        for name, value in values.items():
+            stack.enter_context(mock.patch.object(management, name, value))
+        for name, answer in answers.items():
+            stack.enter_context(mock.patch.object(management, name, lambda *args, answer=answer, **named: answer))
+        stack.enter_context(mock.patch.object(management, "cuda_device_context", return_value=contextlib.nullcontext()))
+        for name, value in flags.items():
+            stack.enter_context(mock.patch.object(comfy.cli_args.args, name, value))
+        try:
+            yield gpu
+        finally:
+            management.current_loaded_models[:] = before
+
+
+def photo(side: int = SIDE) -> Tensor:
+    """IMAGE [1,side,side,3], smooth."""
+    coarse = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    return torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").clamp(0, 1).movedim(1, -1)
+
+
+def execute(node: Any, **inputs: object) -> Tensor:
+    """The node's first output, as the server calls it."""
+    return node.PREPARE_CLASS_CLONE(None).execute(**inputs).args[0]
+
+
+def vae() -> Any:
+    import folder_paths
+
+    import nodes
+
+    folder_paths.add_model_folder_path("vae", str(SHIPPED.parent))
+    return nodes.VAELoader().load_vae(SHIPPED.name)[0]
+
+
+def clip_vision(hidden: int = 64, projection: int = 32) -> Any:
+    from testkit import tiny_clip_vision
+
+    return tiny_clip_vision(hidden, projection)
+
+
+def mask() -> Tensor:
+    soft = torch.ones(1, SIDE, SIDE)
+    soft[:, :16], soft[:, 16:32] = 0, 0.5
+    return soft
+
+
+def protect(folder: Path, *, low_memory: bool) -> Tensor:
+    """VAE, image encoder and LPIPS, with a soft mask, transparency and every family of EoT."""
+    from stillguard.engine.transforms import EoT
+    from stillguard.nodes.losses_dormant import CLIPSemanticLoss, LPIPSPenalty, VAELatentLoss
+    from stillguard.nodes.protect import Protect
+
+    losses = (
+        *execute(VAELatentLoss, vae=vae(), weight=10.0, latent_scale=0.0),
+        *execute(CLIPSemanticLoss, clip_vision=clip_vision(), weight=10.0),
+        *execute(LPIPSPenalty, backbone="lpips_vgg16.safetensors", weight=10.0, threshold=0.0),
+    )
+    picture = torch.cat([photo(), torch.linspace(0, 1, SIDE)[None, :, None, None].expand(1, SIDE, SIDE, 1)], dim=-1)
+    return execute(
+        Protect,
+        image=picture,
+        loss=losses,
+        budget=8.0,
+        steps=3,
+        update={"update": "adam", "step": 1.0},
+        seed=1,
+        working_size=SIDE,
+        memory="low memory" if low_memory else "fast",
+        eot=EoT(samples=2),
+        mask=mask(),
+    )
+
+
+def dormant(profile: str) -> Callable[..., Tensor]:
+    def run(folder: Path, *, low_memory: bool) -> Tensor:
+        from stillguard.nodes.dormant import WEIGHTS, Dormant
+
+        nets, animator = animators(folder)
+        return execute(
+            Dormant,
+            image=photo(),
+            vae=vae(),
+            profile=profile,
+            budget=8.0,
+            steps=2,
+            seed=1,
+            working_size=SIDE,
+            memory="low memory" if low_memory else "fast",
+            reference_nets=nets,
+            lpips_backbone="lpips_vgg16.safetensors",
+            clip_vision=clip_vision(),
+            clip=None if profile == "recommended" else PretendCLIP(),
+            pose_animator=animator,
+            pose=photo(),
+            **WEIGHTS,
+        )
+
+    return run
+
+
+class PretendCLIP:
+    """In place of a text encoder, of which only the empty prompt's embedding is read."""
+
+    def tokenize(self, text: str) -> str:
+        return text
+
+    def encode_from_tokens_scheduled(self, tokens: str) -> list[list[Tensor]]:
+        return [[randn(1, 77, 32, seed=7)]]
+
+
+def animators(folder: Path) -> tuple[dict[str, Any], Any]:
+    """A ReferenceNet that reads the picture, one that reads text, and the animator."""
+    from stillguard.nodes.bridge.animators import pose_animator_from, reference_net_from
+
+    files = animator_files.animate_anyone(folder / "animators") if not (folder / "animators").exists() else None
+    files = files or {path.stem: path for path in (folder / "animators").glob("*.safetensors")}
+    text = folder / "sd15.safetensors"
+    text = text if text.exists() else animator_files.stable_diffusion(folder)
+    nets = {"net0": reference_net_from(files["reference_unet"], "fp32"), "net1": reference_net_from(text, "fp32")}
+    return nets, pose_animator_from(files["denoising_unet"], files["motion_module"], files["pose_guider"], "fp32")
+
+
+def i2vguard(family: str, **changes: object) -> Callable[..., Tensor]:
+    def run(folder: Path, *, low_memory: bool) -> Tensor:
+        from stillguard.nodes.bridge.video.model import Sampling
+        from stillguard.nodes.i2vguard import I2VGuard
+
+        loaded = load(family, folder)
+        chosen = {name: change() if callable(change) else change for name, change in changes.items()}
+        spec = loaded.spec(sampling=Sampling(1, 1.5), **chosen)
+        weights = {"target_weight": 1.0, "contrast_weight": 1.0, "attention_weight": 1.0, "penalty_weight": 10.0}
+        return execute(
+            I2VGuard,
+            image=photo(),
+            i2v_surrogate=spec,
+            mode={"mode": "hard", "budget": 8.0, "step": 1.0},
+            steps=2,
+            seed=1,
+            working_size=SIDE,
+            memory="low memory" if low_memory else "fast",
+            reach=2.0,
+            **weights,
+        )
+
+    return run
+
+
+def animate_pose(folder: Path) -> Tensor:
+    from stillguard.nodes.animators import AnimatePose
+
+    nets, animator = animators(folder)
+    poses = torch.rand(3, SIDE, SIDE, 3, generator=torch.Generator().manual_seed(2))
+    sizes = {"steps": 1, "guidance": 3.5, "working_size": SIDE, "window": 2, "overlap": 1}
+    given = {"vae": vae(), "clip_vision": clip_vision(), "image": photo(), "pose": poses, "seed": 1}
+    return execute(AnimatePose, pose_animator=animator, reference_net=nets["net0"], **given, **sizes)
+
+
+def lab_victim(folder: Path) -> Tensor:
+    from stillguard.nodes.lab_victim import AnimateLabVictim
+
+    return execute(AnimateLabVictim, image=photo(), pose=photo(), victim="unet", steps=1, seed=1)
+
+
+def impress(folder: Path, *, low_memory: bool) -> Tensor:
+    from stillguard.nodes.purify import PurifyImpress
+
+    numbers = {"iterations": 2, "learning_rate": 0.01, "alpha": 0.1, "threshold": 0.0, "start_noise": 0.1, "seed": 1}
+    memory = "low" if low_memory else "fast"
+    return execute(PurifyImpress, image=photo(), vae=vae(), lpips_backbone="lpips_vgg16.safetensors", memory=memory, **numbers)
+
+
+def diffusion(node: str, **numbers: object) -> Callable[..., Tensor]:
+    def run(folder: Path) -> Tensor:
+        from stillguard.nodes import purify_diffusion
+        from testkit import tiny_image_model
+
+        sockets = {"model": tiny_image_model("sd15"), "vae": vae(), "positive": [[randn(1, 7, 16, seed=0), {}]]}
+        return execute(getattr(purify_diffusion, node), image=photo(128), seed=1, **sockets, **numbers)
+
+    return run
+
+
+def with_adm(node: str, **numbers: object) -> Callable[..., Tensor]:
+    def run(folder: Path) -> Tensor:
+        from stillguard.nodes import purify_diffusion
+        from stillguard.nodes.bridge.adm import adm_from
+
+        path = folder / "small_adm.safetensors"
+        loaded = adm_from(path if path.exists() else small_adm(folder), "fp32")
+        return execute(getattr(purify_diffusion, node), image=photo(), seed=1, adm=loaded, **numbers)
+
+    return run
+
+
+def upscaling(node: str, **numbers: object) -> Callable[..., Tensor]:
+    def run(folder: Path) -> Tensor:
+        from stillguard.nodes import purify
+        from testkit import fourfold_vae, tiny_image_model
+
+        text = [[randn(1, 7, 16, seed=0), {}]]
+        sockets = {"model": tiny_image_model("x4"), "vae": fourfold_vae(), "positive": text, "negative": text}
+        common = {"noise_level": 20, "steps": 1, "guidance": 2.0, "seed": 1}
+        return execute(getattr(purify, node), image=photo(), **sockets, **common, **numbers)
+
+    return run
+
+
+class Faces:
+    """In place of insightface: every picture holds a face."""
+
+    def get(self, picture: Any) -> list[Any]:
+        from types import SimpleNamespace
+
+        import numpy as np
+
+        return [SimpleNamespace(bbox=np.array([0, 0, 9, 9]), normed_embedding=np.eye(512, dtype=np.float32)[0])]
+
+
+class Landmarks:
+    """In place of MediaPipe's network."""
+
+    def detect_batch(self, pictures: list[Any], **_: object) -> list[list[dict[str, Any]]]:
+        import numpy as np
+
+        return [[{"landmarks_xy": np.random.RandomState(index).rand(478, 2) * 40}] for index, _ in enumerate(pictures)]
+
+
+def rife() -> Any:
+    """Core's interpolation network with random weights, as its loader hands it on."""
+    import comfy.model_management
+    import comfy.model_patcher
+    from comfy_extras.frame_interpolation_models.ifnet import IFNet
+
+    network, generator = IFNet().eval(), torch.Generator().manual_seed(0)
+    for weight in network.parameters():
+        weight.data = torch.randn(weight.shape, generator=generator) * weight[0].numel() ** -0.5
+    devices = {"load_device": comfy.model_management.get_torch_device(), "offload_device": torch.device("cpu")}
+    return comfy.model_patcher.CoreModelPatcher(network, **devices)
+
+
+def metric_files(folder: Path) -> None:
+    """Narrow DINO networks under their published names, where Compare Videos looks for them."""
+    for name in ("dino_deitsmall16_pretrain.pth", "dino_vitbase16_pretrain.pth"):
+        if not (folder / name).exists():
+            state = DinoTransformer(width=64, depth=1, patch=16, positions=197).state_dict()
+            torch.save(
+                {key: torch.randn(value.shape, generator=torch.Generator().manual_seed(0)) / 8 for key, value in state.items()},
+                folder / name,
+            )
+
+
+def compared(folder: Path) -> Any:
+    from stillguard.nodes.compare import CompareVideos
+
+    frames = torch.rand(17, 48, 48, 3, generator=torch.Generator().manual_seed(3))
+    noise = 0.05 * randn(17, 48, 48, 3, seed=4)
+    groups = ("pixels", "lpips", "semantics", "consistency", "quality", "faces", "fid", "fvd")
+    return execute(
+        CompareVideos,
+        clean=frames,
+        protected=(frames + noise).clamp(0, 1),
+        noise=(frames - noise).clamp(0, 1),
+        ground_truth=frames,
+        victim="victim",
+        surrogate=False,
+        measures={"measures": "choose", **dict.fromkeys(groups, True)},
+        lpips_backbone="lpips_vgg16.safetensors",
+        paper_conventions=True,
+        length="equal",
+        clip_vision=clip_vision(),
+        interpolation_model=rife(),
+        insightface=Faces(),
+        face_detection_model=Landmarks(),
+    )
+
+
+def compare(folder: Path) -> Tensor:
+    comparison = compared(folder)
+    values = [
+        reading.value
+        for row in comparison.rows
+        for reading in row.readings.values()
+        if reading is not None and isinstance(reading.value, float)
+    ]
+    return torch.tensor(values)
+
+
+ON_THE_HOST = "Animate (Lab Victim)"
+"""The one that leaves the GPU's memory to the user's own models."""
+
+CASES: Mapping[str, Case] = {
+    "Protect": Case(protect, low_memory=True),
+    "Dormant, recommended": Case(dormant("recommended"), low_memory=True),
+    "Dormant, reference": Case(dormant("reference"), low_memory=True),
+    **{f"I2VGuard, {family}": Case(i2vguard(family), low_memory=True) for family in FILES},
+    "I2VGuard, given video": Case(i2vguard("Wan", video=lambda: photo().repeat(5, 1, 1, 1)), low_memory=True),
+    "Animate (Pose)": Case(animate_pose),
+    "Animate (Lab Victim)": Case(lab_victim),
+    "Purify (Impress)": Case(impress, low_memory=True),
+    "Purify (DiffPure), latents": Case(diffusion("PurifyDiffPure", timesteps=150, steps=2), drawn=True),
+    "Purify (DDSPure), latents": Case(diffusion("PurifyDDSPure", radius=8.0)),
+    "Purify (GrIDPure), latents": Case(diffusion("PurifyGrIDPure", timesteps=10, steps=1, iterations=1, gamma=0.1, window=128), drawn=True),
+    "Purify (DiffPure), ADM": Case(with_adm("PurifyDiffPure", timesteps=1, steps=1)),
+    "Purify (DDSPure), ADM": Case(with_adm("PurifyDDSPure", radius=8.0)),
+    "Purify (DiffShortcut)": Case(upscaling("PurifyDiffShortcut", reduced_size=16)),
+    "Purify (Noisy Upscaling)": Case(upscaling("PurifyNoisyUpscaling", sigma=0.1, working_size=16, output_size="of the picture")),
+    "Compare Videos": Case(compare),
+}
