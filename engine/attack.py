@@ -14,7 +14,7 @@ from .draws import Draws, seeded_draws, stream
 from .half import Scales
 from .objective import Objective
 from .observation import Observation, Sight
-from .picture import check_finite, split_alpha
+from .picture import check_finite, split_alpha, strips
 from .space import RGB, Space
 from .transforms import EoT, Transform
 from .update import Ascent, MomentumSign, Update, Variables
@@ -111,7 +111,7 @@ class _Run:
         seed: int,
         draws: Iterator[Draws],
     ) -> None:
-        self.colour, self.base = colour, colour.clamp(0, 1)
+        self.colour, self.base = colour, _in_range(colour)
         self.objective, self.space, self.eot, self.sight = objective, space, eot, sight
         self.mask, self.low_memory, self.seed, self.draws = mask, low_memory, seed, draws
         self.generator, self.scales = stream(seed, "eot"), Scales()
@@ -131,9 +131,11 @@ class _Run:
 
         (gradients, usable, names), numbers = self.scales.repeated(attempt)
         with torch.no_grad():
-            finite = tuple(torch.where(_broadcast(usable, g), g, 0) for g in gradients)
-            stepped = self.space.project(self.base, self.mask, ascend(variables, finite))
-            kept = tuple(torch.where(_broadcast(usable, new), new, old) for new, old in zip(stepped, variables, strict=True))
+            if numbers[-1]:
+                gradients = tuple(torch.where(_broadcast(usable, g), g, 0) for g in gradients)
+            kept = self.space.project(self.base, self.mask, ascend(variables, gradients))
+            if numbers[-1]:
+                kept = tuple(torch.where(_broadcast(usable, new), new, old) for new, old in zip(kept, variables, strict=True))
         return kept, dict(zip(names, numbers, strict=False)), int(numbers[-1])
 
     def _measured(self, variables: Variables) -> Tensor:
@@ -165,15 +167,24 @@ class _Run:
             with torch.no_grad():
                 colour = self.space.result(self.base, self.mask, variables)
                 # Out-of-range input pixels that the attack left alone go back exactly as they came.
-                colour = torch.where(colour == self.base, self.colour, colour)
+                if self.base is not self.colour:
+                    colour = torch.where(colour == self.base, self.colour, colour)
             return colour if alpha is None else torch.cat([colour, alpha], dim=1)
 
         return render
 
 
+def _in_range(colour: Tensor) -> Tensor:
+    """Clamped to [0,1]: as most pictures are already, the same tensor where it can be, since it is as large as the photo."""
+    # Copied all the same where the copy lies otherwise in memory, as every picture made of it will: kernels round differently for each.
+    stays = torch.empty_strided(colour.shape, colour.stride(), device="meta").clamp(0, 1).stride() == colour.stride()
+    return colour if stays and bool(((colour >= 0) & (colour <= 1)).all()) else colour.clamp(0, 1)
+
+
 def _usable(gradients: Variables) -> Tensor:
     """[B] bool: the picture's gradient is finite everywhere and not zero everywhere."""
-    sums = torch.stack([gradient.abs().flatten(1).sum(1) for gradient in gradients]).sum(0)
+    parts = [gradient[..., rows, :] for gradient in gradients for rows in strips(gradient)]
+    sums = torch.stack([part.abs().flatten(1).sum(1) for part in parts]).sum(0)
     return torch.isfinite(sums) & (sums > 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Literal
 
@@ -17,6 +18,18 @@ Filter = Literal["bilinear", "bicubic"]
 
 # Elsewhere (Apple's GPUs, for one) the backward pass of the antialiased resize and float64 are missing.
 COMPLETE_DEVICES = ("cpu", "cuda")
+
+
+STRIP = 2**20
+"""Values of a tensor that pointwise work on large pictures handles at once, see `strips`."""
+
+
+def strips(like: Tensor) -> Iterator[slice]:
+    """Rows of [..., H, W], STRIP values at a time, so that what pointwise work needs in between does not grow with the picture."""
+    height = like.shape[-2]
+    rows = max(1, STRIP * height // max(1, like.numel()))
+    for first in range(0, height, rows):
+        yield slice(first, first + rows)
 
 
 def to_levels(image: Tensor) -> Tensor:

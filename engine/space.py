@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from .picture import LEVELS, to_levels, whole_levels
+from .picture import LEVELS, strips, to_levels, whole_levels
 from .update import Variables
 
 
@@ -33,7 +33,7 @@ class Space(Protocol):
         ...
 
     def project(self, clean: Tensor, mask: Tensor | None, variables: Variables) -> Variables:
-        """The nearest variables inside the budget and the range of pictures."""
+        """The nearest variables inside the budget and the range of pictures, as new tensors."""
         ...
 
     def result(self, clean: Tensor, mask: Tensor | None, variables: Variables) -> Tensor:
@@ -75,26 +75,39 @@ class RGB:
         return self.inside(clean, mask, generator)
 
     def inside(self, clean: Tensor, mask: Tensor | None, generator: torch.Generator) -> Variables:
-        return self.project(clean, mask, (_uniform(clean, generator) * self._radius(mask),))
+        return self.project(clean, mask, (_uniform(clean, generator).mul_(self._radius(mask)),))
 
     def render(self, clean: Tensor, variables: Variables) -> Tensor:
         return clean + variables[0]
 
     def project(self, clean: Tensor, mask: Tensor | None, variables: Variables) -> Variables:
         radius = self._radius(mask)
-        perturbation = variables[0]
-        inside = perturbation.clamp(-radius, radius) if isinstance(radius, float) else perturbation.minimum(radius).maximum(-radius)
-        return ((clean + inside).clamp(0, 1) - clean,)
+        projected = torch.empty_like(variables[0])
+        for rows in strips(clean):
+            perturbation, before = variables[0][..., rows, :], clean[..., rows, :]
+            if isinstance(radius, float):
+                inside = perturbation.clamp(-radius, radius)
+            else:
+                inside = perturbation.minimum(radius[..., rows, :]).maximum(-radius[..., rows, :])
+            projected[..., rows, :] = (before + inside).clamp(0, 1) - before
+        return (projected,)
 
     def result(self, clean: Tensor, mask: Tensor | None, variables: Variables) -> Tensor:
+        result = torch.empty_like(clean)
+        for rows in strips(clean):
+            part = None if mask is None else mask[..., rows, :]
+            result[..., rows, :] = self._result(clean[..., rows, :], part, variables[0][..., rows, :])
+        return result
+
+    def _result(self, clean: Tensor, mask: Tensor | None, perturbation: Tensor) -> Tensor:
         bound = whole_levels(self.budget, mask).to(clean)
         before = to_levels(clean)
         # Whole levels that arithmetic left a hair too low are not to lose one.
-        after = ((clean + variables[0]) * LEVELS + 1e-3).floor() if self.truncated else to_levels(clean + variables[0])
+        after = ((clean + perturbation) * LEVELS + 1e-3).floor() if self.truncated else to_levels(clean + perturbation)
         after = (before + (after - before).minimum(bound).maximum(-bound)).clamp(0, LEVELS)
         return torch.where(after == before, clean, after / LEVELS)
 
 
 def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
     """In [-1,1], drawn on the CPU so that a seed gives the same on every device."""
-    return torch.rand(like.shape, generator=generator).to(like) * 2 - 1
+    return torch.rand(like.shape, generator=generator).to(like).mul_(2).sub_(1)

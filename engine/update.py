@@ -9,7 +9,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .picture import strips
+
 Variables = tuple[Tensor, ...]
+"""What is optimised: tensors [B,...,H,W]."""
+
 Ascent = Callable[[Variables, Variables], Variables]
 
 
@@ -32,13 +36,12 @@ class MomentumSign:
         momenta = [torch.zeros_like(variable) for variable in variables]
 
         def ascend(variables: Variables, gradients: Variables) -> Variables:
-            stepped = []
-            for index, (variable, gradient) in enumerate(zip(variables, gradients, strict=True)):
+            for momentum, gradient in zip(momenta, gradients, strict=True):
                 mean = gradient.abs().mean(dim=tuple(range(1, gradient.ndim)), keepdim=True)
-                normalised = gradient / mean.clamp_min(torch.finfo(mean.dtype).tiny)
-                momenta[index] = momenta[index] * self.decay + normalised
-                stepped.append(variable + momenta[index].sign() * (self.step * unit))
-            return tuple(stepped)
+                mean = mean.clamp_min(torch.finfo(mean.dtype).tiny)
+                for rows in strips(gradient):
+                    momentum[..., rows, :].mul_(self.decay).add_(gradient[..., rows, :] / mean)
+            return tuple(_along_sign(v, m, self.step * unit) for v, m in zip(variables, momenta, strict=True))
 
         return ascend
 
@@ -51,9 +54,17 @@ class Sign:
 
     def begin(self, variables: Variables, *, unit: float) -> Ascent:
         def ascend(variables: Variables, gradients: Variables) -> Variables:
-            return tuple(v + g.sign() * (self.step * unit) for v, g in zip(variables, gradients, strict=True))
+            return tuple(_along_sign(v, g, self.step * unit) for v, g in zip(variables, gradients, strict=True))
 
         return ascend
+
+
+def _along_sign(variable: Tensor, direction: Tensor, size: float) -> Tensor:
+    """variable + size * sign(direction)."""
+    stepped = torch.empty_like(variable)
+    for rows in strips(variable):
+        stepped[..., rows, :] = variable[..., rows, :] + direction[..., rows, :].sign() * size
+    return stepped
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import kornia
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..packages import needed
 from ..picture import check_finite, resize, split_alpha
 
 Kind = Literal["whole", "section", "surrounded", "turned", "unclear", "other photo"]
@@ -78,6 +78,8 @@ def _centred(image: Tensor) -> Tensor:
 
 
 def _details(image: Tensor) -> Tensor:
+    with needed("kornia"):
+        import kornia
     fine, coarse = (kornia.filters.gaussian_blur2d(image, (w, w), (s, s), border_type="replicate") for w, s in ((7, 1.0), (19, 3.0)))
     return fine - coarse
 

@@ -16,6 +16,7 @@ from ...engine.objective import Objective, Term
 from ...engine.observation import Sight
 from ...engine.picture import LEVELS, amplified, check_finite, resize, split_alpha, squash
 from ...engine.space import RGB
+from ...engine.surrogates.perceptual import PerceptualNetwork
 from ...engine.surrogates.pose_animator import PoseAnimator
 from ...engine.surrogates.reference_net import ReferenceNet
 from ...engine.transforms import EoT
@@ -32,6 +33,7 @@ _NAMES: dict[type, str] = {
     DifferentiableVideoModel: "The video model",
     ReferenceNet: "The ReferenceNet",
     PoseAnimator: "The pose animator",
+    PerceptualNetwork: "LPIPS's network",
 }
 
 

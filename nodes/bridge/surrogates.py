@@ -25,6 +25,7 @@ from ...engine.surrogates.tiling import Tiled
 from .animators import LoadedPoseAnimator, LoadedReferenceNet
 from .autograd import make_ordinary
 from .devices import patched, whole
+from .precision import working_dtype
 from .video.model import Conditioner, DifferentiableVideoModel
 from .video.stand_ins import StandInCLIPVision, StandInVAE
 from .views import DifferentiableCLIPVision, DifferentiableVAE, Preparation
@@ -83,9 +84,12 @@ class Surrogates:
         view = cast(DifferentiableCLIPVision, self._once(id(clip_vision), make))
         return cast(DifferentiableCLIPVision, self._derived.setdefault((id(clip_vision), preparation), view.prepared(preparation)))
 
-    def perceptual(self, backbone: Path) -> PerceptualNetwork:
+    def perceptual(self, backbone: Path, *, measuring: bool = False) -> PerceptualNetwork:
+        """measuring: for figures that are compared with others', in fp32 everywhere."""
+
         def make() -> _Resident:
-            view = load_perceptual_network(backbone)
+            single = measuring or backbone in self._in_single
+            view = load_perceptual_network(backbone, dtype=working_dtype("fp32" if single else "auto"))
             return _Resident(view, patched(view), lambda height, width: VGG16_BYTES_PER_PIXEL * height * width)
 
         return cast(PerceptualNetwork, self._once(backbone, make))

@@ -30,8 +30,12 @@ class Broken:
 
 sys.meta_path.insert(0, Broken())
 import torch
-from stillguard.nodes import StillguardExtension
-names = asyncio.run(StillguardExtension().get_node_list())
+from stillguard import comfy_entrypoint
+
+async def nodes():
+    return await (await comfy_entrypoint()).get_node_list()
+
+names = asyncio.run(nodes())
 assert len(names) > 30 and not Broken.tried, Broken.tried
 
 from stillguard.nodes.baselines import RandomNoise

@@ -83,3 +83,20 @@ def test_what_listens_to_calls_of_the_network_hears_activations_too(perceptual: 
     image.lpips_measure(perceptual).see(astronaut[..., :64, :64])
     hook.remove()
     assert heard == [1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_backbone_in_half_precision_gives_distances_in_fp32_and_nearly_their_gradient(
+    perceptual: PerceptualNetwork, vgg_file: Path, astronaut: Tensor, noisy: Tensor, dtype: torch.dtype
+) -> None:
+    half = load_perceptual_network(vgg_file, dtype=dtype)
+    first, second = astronaut[..., 32:96, 32:96], noisy[..., 32:96, 32:96]
+    gradients = []
+    for network in (perceptual, half):
+        leaf = second.clone().requires_grad_()
+        # As small as a mean over many pictures makes it: fp16 alone would lose it.
+        (network(first, leaf).sum() * 1e-6).backward()
+        gradients.append(leaf.grad.flatten())
+    assert half(first, second).dtype == torch.float32
+    assert float(half(first, second)) == pytest.approx(float(perceptual(first, second)), rel=0.01)
+    assert float(torch.nn.functional.cosine_similarity(*gradients, dim=0)) > (0.999 if dtype == torch.float16 else 0.97)
