@@ -25,6 +25,7 @@ _RUNTIME = re.compile(r"_v|_v_\w+|_pin\w*|_prefetch\w*|_comfy_\w+|dynamic_(pins|
 
 # By what a copy was made of: what was made of it (see `independent_copy`), and the copy.
 _KEPT: weakref.WeakKeyDictionary[ModelPatcher, tuple[Hashable, ModelPatcher]] = weakref.WeakKeyDictionary()
+_EMPTY: list[ModelPatcher] = []
 _OWN = "stillguard"
 
 
@@ -37,6 +38,7 @@ def independent_copy(patcher: ModelPatcher, *, form: Hashable = None, shape: Cal
     that change. One of the same form that an earlier run left (`keep`) is given again. Call inside `autograd_session`. Raises ValueError
     for patches that only core's own loading applies.
     """
+    _EMPTY.clear()
     kept = _KEPT.pop(patcher, None)
     if kept is not None and kept[0] == form:
         return kept[1]
@@ -64,8 +66,10 @@ def keep(patcher: ModelPatcher, form: Hashable, twin: ModelPatcher) -> None:
 
 def _drop(patcher: weakref.ref[ModelPatcher], twin: ModelPatcher, unpatch_all: bool) -> None:
     original = patcher()
-    if original is not None:
-        _KEPT.pop(original, None)
+    if original is not None and _KEPT.pop(original, None) is not None:
+        # Without its weights: core is in the middle of its books, which a patcher that died now would spoil.
+        twin.model.to("meta")
+        _EMPTY.append(twin)
 
 
 def _reloaded(patcher: ModelPatcher) -> ModelPatcher:

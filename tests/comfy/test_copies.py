@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -234,8 +235,6 @@ def test_a_measures_network_that_was_taken_away_in_part_comes_back_whole(comfy: 
 
 def test_a_copy_dies_with_its_run(wan: Loaded) -> None:
     """Without the garbage collector, after fast and low memory."""
-    import weakref
-
     from stillguard.nodes.bridge import surrogates
     from stillguard.nodes.bridge.autograd import autograd_session
 
@@ -294,22 +293,28 @@ def test_copies_are_freed_when_comfyui_asks_and_when_their_models_go(run: Kept) 
     import comfy.model_management as management
     from stillguard.nodes.bridge import copies
 
+    gc.collect()
     before = len(copies._KEPT)
     run.run()
     assert len(copies._KEPT) > before
+    weights = [weakref.ref(twin.model) for _, twin in copies._KEPT.values()]
     management.unload_all_models()
     assert len(copies._KEPT) == before
+    left = [weight for model in weights if model() is not None for weight in model().parameters()]
+    assert all(weight.is_meta for weight in left)
     run.run()
     run.loaded = None  # type: ignore[assignment]
     gc.collect()
     assert len(copies._KEPT) == before
 
 
-def test_copies_are_not_kept_where_the_hosts_memory_is_full(run: Kept) -> None:
+def test_copies_are_not_kept_where_the_hosts_memory_is_full() -> None:
     import comfy.model_management as management
+    from comfy.model_patcher import ModelPatcher
     from stillguard.nodes.bridge import copies
 
-    before = len(copies._KEPT)
-    with mock.patch.object(management, "get_free_memory", return_value=0):
-        run.run()
-    assert len(copies._KEPT) == before
+    original, twin = (ModelPatcher(nn.Linear(2, 2), CPU, CPU) for _ in range(2))
+    for free, kept in ((twin.model_size(), False), (twin.model_size() + 1, True)):
+        with mock.patch.object(management, "get_free_memory", return_value=free):
+            copies.keep(original, None, twin)
+        assert (original in copies._KEPT) == kept
