@@ -39,17 +39,19 @@ class Pass:
     """What a surrogate computes of one picture, and keeps until the picture's gradient has come back.
 
     kind: passes of one kind follow each other, those of different kinds hold their graphs together. networks: all that take part.
-    ask: what is asked of an observation, with or without low memory. clean: of how many results the clean picture's stay.
+    ask: what is asked of an observation. clean: of how many results the clean picture's stay. checkpointing: what recomputes with low
+    memory.
     """
 
     kind: str
     networks: tuple[nn.Module, ...]
-    ask: Callable[[Observation, bool], Features]
+    ask: Callable[[Observation], Features]
     clean: int = 1
+    checkpointing: PoseAnimator | DifferentiableVideoModel | None = None
 
     def footprint(self, height: int, width: int, *, low_memory: bool) -> Footprint:
         """For a photo that is seen at this size, forward and backward as the engine goes. Call inside `autograd_session`."""
-        with weightless(self.networks), _free_memory_known():
+        with weightless(self.networks), _free_memory_known(), _checkpointing(self.checkpointing, low_memory):
             seen = Observation(torch.empty(1, 3, height, width, device=META).requires_grad_(), low_memory=low_memory)
 
             def backward(features: Sequence[Tensor]) -> None:
@@ -57,7 +59,7 @@ class Pass:
                 seen.release_picture()
 
             try:
-                return footprint(lambda: self.ask(seen, low_memory), backward)
+                return footprint(lambda: self.ask(seen), backward)
             finally:
                 seen.discard()
 
@@ -96,6 +98,15 @@ class Room:
             most += sum(each.clean * one.results for each, one in found)
             self._known[key] = Need(self.weights(low_memory), max((float(one.peak) for _, one in found), default=0.0), most)
         return self._known[key]
+
+    def claim(self, height: int, width: int, *, low_memory: bool, multiple: int = 8) -> float:
+        """Bytes beside weights to ask core for; on the CPU none, and nothing is counted. Logs and raises what `check` finds."""
+        if comfy.model_management.get_torch_device().type == "cpu":
+            return 0.0
+        warning = self.check(height, width, low_memory=low_memory, multiple=multiple)
+        if warning is not None:
+            log.warning(warning)
+        return self.need(height, width, low_memory=low_memory).most
 
     def check(self, height: int, width: int, *, low_memory: bool, multiple: int = 8, device: torch.device | None = None) -> str | None:
         """None where a run fits its device, one sentence where it may not. Raises ValueError, with what would fit, where it cannot.
@@ -169,11 +180,11 @@ def _counted(each: Pass, height: int, width: int, low_memory: bool) -> Footprint
 
 def vae_pass(view: DifferentiableVAE, encoder: LatentEncoder | None = None) -> Pass:
     """encoder: through which the view is asked, such as in tiles."""
-    return Pass("VAE", (view.patcher.model,), lambda seen, low_memory: (seen.latent(encoder or view),))
+    return Pass("VAE", (view.patcher.model,), lambda seen: (seen.latent(encoder or view),))
 
 
 def decoding_pass(view: DifferentiableVAE) -> Pass:
-    def ask(seen: Observation, low_memory: bool) -> Features:
+    def ask(seen: Observation) -> Features:
         sides = (-(-side // view.multiple) for side in seen.image.shape[-2:])
         latent = torch.empty(1, view.socket.latent_channels, *sides, device=META).requires_grad_()
         return seen.features(view, "decoded", lambda: (view.decode(latent),))
@@ -182,11 +193,11 @@ def decoding_pass(view: DifferentiableVAE) -> Pass:
 
 
 def clip_vision_pass(view: DifferentiableCLIPVision) -> Pass:
-    return Pass("image encoder", (view.patcher.model,), lambda seen, low_memory: (seen.embedding(view),))
+    return Pass("image encoder", (view.patcher.model,), lambda seen: (seen.embedding(view),))
 
 
 def perceptual_pass(network: PerceptualNetwork) -> Pass:
-    def ask(seen: Observation, low_memory: bool) -> Features:
+    def ask(seen: Observation) -> Features:
         return seen.features(network, "untransformed", lambda: network.activations(seen.untransformed))
 
     return Pass("LPIPS", (network,), ask)
@@ -196,7 +207,7 @@ def reference_pass(net: ReferenceNet, *, rows: int = 1) -> Pass:
     """rows: 2 with the unconditional one, which only Dormant's official code has."""
     of_image = net.format.context == "image"
 
-    def ask(seen: Observation, low_memory: bool) -> Features:
+    def ask(seen: Observation) -> Features:
         latent = torch.empty(rows, 4, *_eighth(seen), device=META).requires_grad_()
         context = torch.empty(rows, 1 if of_image else 77, net.context_dim, device=META).requires_grad_(of_image)
         return seen.features(net, "reference", lambda: net(latent, 0, context))
@@ -207,14 +218,13 @@ def reference_pass(net: ReferenceNet, *, rows: int = 1) -> Pass:
 def animator_pass(animator: PoseAnimator, *, frames: int) -> Pass:
     """The row of a clip that depends on the picture: through its ReferenceNet's features and its embedding."""
 
-    def ask(seen: Observation, low_memory: bool) -> Features:
+    def ask(seen: Observation) -> Features:
         height, width = _eighth(seen)
         noisy, context = torch.empty(1, 4, frames, height, width, device=META), torch.empty(1, 1, animator.context_dim, device=META)
         pose = torch.empty(frames, animator.unet.config["block_out_channels"][0], height, width, device=META)
-        with _checkpointing(animator, low_memory):
-            return (animator.denoise(noisy, 0, context.requires_grad_(), pose, _bank(animator, height, width)),)
+        return (animator.denoise(noisy, 0, context.requires_grad_(), pose, _bank(animator, height, width)),)
 
-    return Pass("animator", (animator,), ask, clean=0)
+    return Pass("animator", (animator,), ask, clean=0, checkpointing=animator)
 
 
 def _eighth(seen: Observation) -> tuple[int, int]:
@@ -227,8 +237,8 @@ def _bank(animator: PoseAnimator, height: int, width: int) -> dict[str, Tensor]:
     deepest = len(animator.unet.down_blocks) - 1
 
     def feature(name: str, block: Any) -> Tensor:
-        part, index, *_ = name.split(".")
-        level = {"down_blocks": int, "up_blocks": lambda index: deepest - int(index)}.get(part, lambda index: deepest)(index)
+        part, index = name.split(".")[:2]
+        level = {"down_blocks": int(index), "up_blocks": deepest - int(index)}[part] if index.isdigit() else deepest
         tokens = -(-height // 2**level) * -(-width // 2**level)
         return torch.empty(1, tokens, block.norm1.normalized_shape[0], device=META).requires_grad_()
 
@@ -238,10 +248,9 @@ def _bank(animator: PoseAnimator, height: int, width: int) -> dict[str, Tensor]:
 def video_pass(view: DifferentiableVideoModel, encoders: Sequence[DifferentiableVAE | DifferentiableCLIPVision]) -> Pass:
     """encoders: those that its conditioning goes through."""
 
-    def ask(seen: Observation, low_memory: bool) -> Features:
+    def ask(seen: Observation) -> Features:
         # A twin, so that what it is told of nothing stays here.
         asked = copy.copy(view)
-        asked.checkpointing = low_memory
 
         def condition() -> Features:
             # Parts such as a prompt do not come from the picture.
@@ -252,16 +261,19 @@ def video_pass(view: DifferentiableVideoModel, encoders: Sequence[Differentiable
         told = seen.features(view.conditioner, "conditioning", condition)
         return seen.features(view, "estimate", lambda: asked.estimate(noisy, 0.5, told))
 
-    return Pass("video", (view.unet, *(encoder.patcher.model for encoder in encoders)), ask, clean=4)
+    return Pass("video", (view.unet, *(encoder.patcher.model for encoder in encoders)), ask, clean=4, checkpointing=view)
 
 
 @contextmanager
-def _checkpointing(animator: PoseAnimator, wanted: bool) -> Iterator[None]:
-    before, animator.checkpointing = animator.checkpointing, wanted
+def _checkpointing(network: PoseAnimator | DifferentiableVideoModel | None, wanted: bool) -> Iterator[None]:
+    if network is None:
+        yield
+        return
+    before, network.checkpointing = network.checkpointing, wanted
     try:
         yield
     finally:
-        animator.checkpointing = before
+        network.checkpointing = before
 
 
 @contextmanager

@@ -168,7 +168,7 @@ def test_what_may_fit_is_not_refused(vae_room: Room, monkeypatch: pytest.MonkeyP
 
 
 def test_what_cannot_be_counted_is_left_out(vae_room: Room, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    def ask(seen: Observation, low_memory: bool) -> Any:
+    def ask(seen: Observation) -> Any:
         return (torch.full((2,), float(seen.image.detach().sum())),)
 
     card_of(1e12, monkeypatch)
