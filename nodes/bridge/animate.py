@@ -74,7 +74,7 @@ def _denoise(
 ) -> Tensor:
     device = comfy.model_management.get_torch_device()
     frames = min(settings.window, poses.shape[0])
-    room = animator.memory_required(poses.shape[-2], poses.shape[-1], frames=frames, graph=False)
+    room = animator.memory_required(poses.shape[-2], poses.shape[-1], frames=frames)
     comfy.model_management.load_models_gpu([net.patcher, animator.patcher], memory_required=room, force_full_load=True)
     for patcher in (net.patcher, animator.patcher):
         make_ordinary(patcher.model)

@@ -21,7 +21,7 @@ from ...engine.purify.impress import RoundTrip, impress
 from ...engine.surrogates.perceptual import load_perceptual_network
 from .autograd import autograd_session, make_ordinary, ordinary
 from .progress import PREVIEW_SIDE, SECONDS_BETWEEN_PREVIEWS, small, to_pillow
-from .surrogates import VGG16_BYTES_PER_PIXEL
+from .room import Room, decoding_pass, perceptual_pass, vae_pass
 from .views import DifferentiableVAE, refuse_other_than_pictures
 
 
@@ -93,8 +93,10 @@ def impress_images(
         view, lpips = DifferentiableVAE(vae), load_perceptual_network(backbone)
         device, away = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
         patchers = [view.patcher, ModelPatcher(lpips, device, away)]
-        room = _room(view, images.shape[1], images.shape[2], low_memory=settings.low_memory)
-        comfy.model_management.load_models_gpu(patchers, memory_required=room, force_full_load=True)
+        room = Room([vae_pass(view), decoding_pass(view), perceptual_pass(lpips)], lambda _: float(sum(p.model_size() for p in patchers)))
+        height, width = (side + -side % view.multiple for side in images.shape[1:3])
+        needed = room.claim(height, width, low_memory=settings.low_memory)
+        comfy.model_management.load_models_gpu(patchers, memory_required=needed, force_full_load=True)
         for patcher in patchers:
             make_ordinary(patcher.model)
         round_trip = _round_trip(view, low_memory=settings.low_memory)
@@ -128,10 +130,3 @@ def _round_trip(view: DifferentiableVAE, *, low_memory: bool) -> RoundTrip:
         return decoded(latent)[..., : image.shape[-2], : image.shape[-1]]
 
     return round_trip
-
-
-def _room(view: DifferentiableVAE, height: int, width: int, *, low_memory: bool) -> float:
-    """Bytes for activations: a pass that keeps its graph takes about four times what core estimates for one without."""
-    latent = torch.empty(1, view.socket.latent_channels, height // view.multiple + 1, width // view.multiple + 1, device="meta")
-    parts = [4 * view.memory_required(height, width), 4 * view.decoding_memory_required(latent), VGG16_BYTES_PER_PIXEL * height * width]
-    return max(parts) if low_memory else sum(parts)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -25,15 +24,13 @@ from ...engine.surrogates.reference_net import ReferenceNet
 from ...engine.surrogates.tiling import Tiled
 from .animators import LoadedPoseAnimator, LoadedReferenceNet
 from .autograd import make_ordinary
+from .room import Pass, Room, animator_pass, clip_vision_pass, perceptual_pass, reference_pass, vae_pass, video_pass
 from .video.model import Conditioner, DifferentiableVideoModel
 from .video.stand_ins import StandInCLIPVision, StandInVAE
 from .views import DifferentiableCLIPVision, DifferentiableVAE, Preparation
 
 if TYPE_CHECKING:
     from ..i2v_specs import I2VSurrogateSpec
-
-# Outputs of its thirteen convolutions and rectifiers at the sizes where they lie, in fp32.
-VGG16_BYTES_PER_PIXEL = 2400
 
 
 class _Unet(Protocol):
@@ -46,7 +43,7 @@ class _Unet(Protocol):
 class _Resident:
     view: object
     patcher: ModelPatcher
-    memory: Callable[[int, int], float]
+    once: Pass
 
 
 class Surrogates:
@@ -60,21 +57,22 @@ class Surrogates:
     def vae(self, vae: comfy.sd.VAE) -> DifferentiableVAE:
         def make() -> _Resident:
             view = DifferentiableVAE(vae)
-            # A forward pass that keeps its graph takes about four times what core estimates for one without.
-            return _Resident(view, view.patcher, lambda height, width: 4 * view.memory_required(height, width))
+            return _Resident(view, view.patcher, vae_pass(view))
 
         return cast(DifferentiableVAE, self._once(id(vae), make))
 
     def tiled_vae(self, vae: comfy.sd.VAE) -> Tiled:
         """The same encoder in tiles, as Dormant's official code uses it."""
         view = self.vae(vae)
-        return cast(Tiled, self._derived.setdefault((id(vae), "tiled"), Tiled(view, factor=view.multiple)))
+        tiled = cast(Tiled, self._derived.setdefault((id(vae), "tiled"), Tiled(view, factor=view.multiple)))
+        # Tiles overlap, so that their graphs are the larger ones.
+        self._residents[id(vae)] = replace(self._residents[id(vae)], once=vae_pass(view, tiled))
+        return tiled
 
     def clip_vision(self, clip_vision: comfy.clip_vision.ClipVisionModel, preparation: Preparation = "crop") -> DifferentiableCLIPVision:
         def make() -> _Resident:
             view = DifferentiableCLIPVision(clip_vision)
-            # Activations of a vision transformer at its one size are of the order of its weights.
-            return _Resident(view, view.patcher, lambda height, width: float(view.patcher.model_size()))
+            return _Resident(view, view.patcher, clip_vision_pass(view))
 
         view = cast(DifferentiableCLIPVision, self._once(id(clip_vision), make))
         return cast(DifferentiableCLIPVision, self._derived.setdefault((id(clip_vision), preparation), view.prepared(preparation)))
@@ -83,32 +81,30 @@ class Surrogates:
         def make() -> _Resident:
             view = load_perceptual_network(backbone)
             patcher = ModelPatcher(view, comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device())
-            return _Resident(view, patcher, lambda height, width: VGG16_BYTES_PER_PIXEL * height * width)
+            return _Resident(view, patcher, perceptual_pass(view))
 
         return cast(PerceptualNetwork, self._once(backbone, make))
 
     def reference_net(self, loaded: LoadedReferenceNet) -> ReferenceNet:
-        self._once(id(loaded), lambda: _Resident(loaded.net, loaded.patcher, loaded.memory_required))
+        self._once(id(loaded), lambda: _Resident(loaded.net, loaded.patcher, reference_pass(loaded.net)))
         return loaded.net
 
     def animator(self, loaded: LoadedPoseAnimator, *, frames: int) -> PoseAnimator:
         self._frames = max(self._frames, frames)
-        self._once(id(loaded), lambda: _Resident(loaded.animator, loaded.patcher, partial(self._animator_memory, loaded)))
+        self._residents[id(loaded)] = _Resident(loaded.animator, loaded.patcher, animator_pass(loaded.animator, frames=self._frames))
         return loaded.animator
-
-    def _animator_memory(self, loaded: LoadedPoseAnimator, height: int, width: int) -> float:
-        return loaded.memory_required(height, width, frames=self._frames, graph=True)
 
     def video_setup(self, spec: I2VSurrogateSpec) -> VideoSetup:
         """One for each surrogate, so that losses share what the model is asked."""
 
         def make() -> _Resident:
-            clip = None if spec.clip_vision is None else StandInCLIPVision(self.clip_vision(spec.clip_vision))
-            conditioner = Conditioner(spec.family, StandInVAE(self.vae(spec.vae)), clip, spec.positive, spec.negative, spec.size)
+            vae, clip = self.vae(spec.vae), None if spec.clip_vision is None else self.clip_vision(spec.clip_vision)
+            seen = None if clip is None else StandInCLIPVision(clip)
+            conditioner = Conditioner(spec.family, StandInVAE(vae), seen, spec.positive, spec.negative, spec.size)
             view = DifferentiableVideoModel(
                 spec.model, spec.family, conditioner, blocks=spec.blocks, sampling=spec.sampling, video=spec.video
             )
-            return _Resident(view, view.patcher, view.memory_required)
+            return _Resident(view, view.patcher, video_pass(view, [vae] if clip is None else [vae, clip]))
 
         view = cast(DifferentiableVideoModel, self._once(id(spec), make))
         return cast(VideoSetup, self._derived.setdefault((id(spec), "setup"), VideoSetup(view)))
@@ -135,13 +131,14 @@ class Surrogates:
         videos = [resident.view for resident in residents if isinstance(resident.view, DifferentiableVideoModel)]
         encoders = [r for r in residents if videos and isinstance(r.view, (DifferentiableVAE, DifferentiableCLIPVision))]
         unets = [r for r in residents if isinstance(r.view, (ReferenceNet, PoseAnimator, DifferentiableVideoModel))]
-        turns, room = low_memory and takes_turns(), self._room(height, width, low_memory=low_memory)
+        turns = low_memory and takes_turns()
+        room = self._room(height, width, low_memory=low_memory)
         if turns:
             # Whatever an earlier run left there: the UNets' weights have to start in the host's memory.
             comfy.model_management.unload_all_models()
             for resident in (*unets, *encoders):
                 resident.patcher.model.to("cpu")
-            room += 2 * max((resident.patcher.model_size() for resident in unets), default=0)
+            room += sum(sorted(resident.patcher.model_size() for resident in unets)[-2:])
         patchers = [resident.patcher for resident in residents if not (turns and resident in (*unets, *encoders))]
         comfy.model_management.load_models_gpu(patchers, memory_required=room, force_full_load=True)
         for resident in residents:
@@ -172,14 +169,19 @@ class Surrogates:
         return torch.autograd.graph.allow_mutation_on_saved_tensors() if videos else contextlib.nullcontext()
 
     def _room(self, height: int, width: int, *, low_memory: bool) -> float:
-        """Bytes for activations. In fast mode the encoders' and one ReferenceNet's graphs live while the animator makes its own."""
-        needs = {resident: resident.memory(height, width) for resident in self._residents.values()}
-        if low_memory:
-            return max(needs.values(), default=0.0)
-        kinds: dict[type, float] = {}
-        for resident, need in needs.items():
-            kinds[type(resident.view)] = max(need, kinds.get(type(resident.view), 0.0))
-        return sum(kinds.values())
+        """Bytes for activations. Raises ValueError where they and the weights cannot fit the device."""
+        room = Room([resident.once for resident in self._residents.values()], self._weights)
+        return room.claim(height, width, low_memory=low_memory, multiple=self.multiple)
+
+    def _weights(self, low_memory: bool) -> float:
+        """Bytes of weights that are on the device together: with low memory, of what takes turns the one at work and the next."""
+        residents = list(self._residents.values())
+        videos = any(isinstance(resident.view, DifferentiableVideoModel) for resident in residents)
+        size = {id(resident): float(resident.patcher.model_size()) for resident in residents}
+        denoisers = [r for r in residents if isinstance(r.view, (ReferenceNet, PoseAnimator, DifferentiableVideoModel))]
+        encoders = [r for r in residents if videos and isinstance(r.view, (DifferentiableVAE, DifferentiableCLIPVision))]
+        turning = [*(size[id(denoiser)] for denoiser in denoisers), sum(size[id(encoder)] for encoder in encoders)]
+        return sum(size.values()) - (sum(sorted(turning)[:-2]) if low_memory else 0)
 
 
 def takes_turns() -> bool:

@@ -176,3 +176,23 @@ def test_what_cannot_be_counted_is_left_out(vae_room: Room, monkeypatch: pytest.
     with caplog.at_level(logging.WARNING):
         assert room.need(64, 64, low_memory=False).least == vae_room.need(64, 64, low_memory=False).least
     assert "How much memory the strange model takes could not be counted" in caplog.text
+
+
+def test_a_run_is_refused_before_anything_is_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here the CPU plays the card."""
+    import comfy.model_management
+    from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.surrogates import Surrogates
+
+    loaded = load("CogVideoX", folder)
+    with autograd_session():
+        surrogates = Surrogates()
+        surrogates.video_setup(loaded.spec(side=SIDE))
+        with monkeypatch.context() as patch:
+            patch.setattr(comfy.model_management, "get_torch_device", lambda: CARD)
+            patch.setattr(comfy.model_management, "get_total_memory", lambda device: 1e6)
+            patch.setattr(comfy.model_management, "load_models_gpu", lambda *args, **kwargs: pytest.fail("loaded"))
+            with pytest.raises(ValueError, match="give the I2V Surrogate a shorter length"):
+                surrogates.resident(height=SIDE, width=SIDE, low_memory=False).__enter__()
+        with surrogates.resident(height=SIDE, width=SIDE, low_memory=False):
+            assert not any(parameter.is_meta for parameter in surrogates.vae(loaded.vae).patcher.model.parameters())
