@@ -51,7 +51,7 @@ def animate_images(image: Tensor, pose: Tensor, victim: Victim, settings: Animat
     latent = vae.encode(portrait.movedim(1, -1)).float() * LATENT_SCALE
     tokens = clip_vision.encode_image(portrait.movedim(1, -1), crop=False).image_embeds.float()[:, None]
     # Out of inference mode: weights that are moved in it could not be differentiated through later.
-    room = animator.memory_required(*size, frames=min(settings.window, poses.shape[0]), graph=False)
+    room = animator.memory_required(*size, frames=min(settings.window, poses.shape[0]))
     with torch.inference_mode(False), torch.no_grad(), whole([net.patcher, animator.patcher], room=room):
         latents = _denoise(animator, net, ordinary(latent), ordinary(tokens), ordinary(poses), settings, node_id)
     frames: Tensor = vae.decode(latents[0].movedim(1, 0) / LATENT_SCALE)

@@ -16,9 +16,9 @@ from ...engine.surrogates.reference_net import ReferenceNet, load_reference_net
 from .devices import patched
 from .precision import working_dtype
 
-# Values that a UNet of SD 1.5's layout holds at most, for each row, latent position and channel of its first level; counted with
-# the allocator's events on the CPU at 256 px: a ReferenceNet with its graph, an animator with its graph, one without.
-_REFERENCE_GRAPH, _ANIMATOR_GRAPH, _ANIMATOR_FORWARD = 285, 575, 75
+# Values that an animator's UNet holds at most in a pass without a graph, for each row, latent position and channel of its first
+# level; counted with the allocator's events on the CPU at 256 px.
+_FORWARD = 75
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +31,6 @@ class LoadedReferenceNet:
     in_single: Callable[[], LoadedReferenceNet]
     """The same in fp32, read anew."""
 
-    def memory_required(self, height: int, width: int) -> float:
-        """Bytes of a pass over two rows that keeps its graph."""
-        return _bytes(self.net.unet, height, width, 2 * _REFERENCE_GRAPH)
-
 
 @dataclass(frozen=True, eq=False)
 class LoadedPoseAnimator:
@@ -46,13 +42,11 @@ class LoadedPoseAnimator:
     in_single: Callable[[], LoadedPoseAnimator]
     """The same in fp32, read anew."""
 
-    def memory_required(self, height: int, width: int, *, frames: int, graph: bool) -> float:
-        """Bytes of a pass over a clip, that keeps its graph or does not."""
-        return _bytes(self.animator.unet, height, width, frames * (_ANIMATOR_GRAPH if graph else _ANIMATOR_FORWARD))
-
-
-def _bytes(unet: Any, height: int, width: int, values: int) -> float:
-    return float(values * unet.dtype.itemsize * unet.config["block_out_channels"][0] * (height // 8) * (width // 8))
+    def memory_required(self, height: int, width: int, *, frames: int) -> float:
+        """Bytes of a pass over a clip without gradients."""
+        unet: Any = self.animator.unet
+        values = frames * _FORWARD * unet.config["block_out_channels"][0] * (height // 8) * (width // 8)
+        return float(values * unet.dtype.itemsize)
 
 
 def reference_net_from(path: Path, precision: str) -> LoadedReferenceNet:

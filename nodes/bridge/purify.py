@@ -23,7 +23,7 @@ from ...engine.surrogates.perceptual import load_perceptual_network
 from .autograd import autograd_session, ordinary
 from .devices import patched, whole
 from .progress import IN_SINGLE, PREVIEW_SIDE, SECONDS_BETWEEN_PREVIEWS, show_text, small, to_pillow
-from .surrogates import VGG16_BYTES_PER_PIXEL
+from .room import Room, decoding_pass, perceptual_pass, vae_pass
 from .views import DifferentiableVAE, refuse_other_than_pictures
 
 
@@ -109,8 +109,10 @@ def _impressed(
     """single: with the VAE in fp32."""
     with autograd_session():
         view, lpips = DifferentiableVAE(vae, single=single), load_perceptual_network(backbone)
-        device = comfy.model_management.get_torch_device()
-        room = _room(view, images.shape[1], images.shape[2], low_memory=settings.low_memory)
+        device, patchers = comfy.model_management.get_torch_device(), [view.patcher, patched(lpips)]
+        room = Room([vae_pass(view), decoding_pass(view), perceptual_pass(lpips)], lambda _: float(sum(p.model_size() for p in patchers)))
+        height, width = (side + -side % view.multiple for side in images.shape[1:3])
+        needed = room.claim(height, width, low_memory=settings.low_memory)
         round_trip = _round_trip(view, low_memory=settings.low_memory)
 
         def purify(picture: Tensor, seed: int, watch: Watch) -> Tensor:
@@ -129,7 +131,7 @@ def _impressed(
                 watch.report(step.done, step.total, step.image)
             return step.image
 
-        with whole([view.patcher, patched(lpips)], room=room):
+        with whole(patchers, room=needed):
             return purify_images(ordinary(images), purify, seed=seed, node_id=node_id)
 
 
@@ -143,10 +145,3 @@ def _round_trip(view: DifferentiableVAE, *, low_memory: bool) -> RoundTrip:
         return decoded(latent)[..., : image.shape[-2], : image.shape[-1]]
 
     return round_trip
-
-
-def _room(view: DifferentiableVAE, height: int, width: int, *, low_memory: bool) -> float:
-    """Bytes for activations: a pass that keeps its graph takes about four times what core estimates for one without."""
-    latent = torch.empty(1, view.socket.latent_channels, height // view.multiple + 1, width // view.multiple + 1, device="meta")
-    parts = [4 * view.memory_required(height, width), 4 * view.decoding_memory_required(latent), VGG16_BYTES_PER_PIXEL * height * width]
-    return max(parts) if low_memory else sum(parts)

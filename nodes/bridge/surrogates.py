@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -26,15 +26,13 @@ from .animators import LoadedPoseAnimator, LoadedReferenceNet
 from .autograd import make_ordinary
 from .devices import patched, whole
 from .precision import working_dtype
+from .room import Pass, Room, animator_pass, clip_vision_pass, perceptual_pass, reference_pass, vae_pass, video_pass
 from .video.model import Conditioner, DifferentiableVideoModel
 from .video.stand_ins import StandInCLIPVision, StandInVAE
 from .views import DifferentiableCLIPVision, DifferentiableVAE, Preparation
 
 if TYPE_CHECKING:
     from ..i2v_specs import I2VSurrogateSpec
-
-# Outputs of its thirteen convolutions and rectifiers at the sizes where they lie, in fp32.
-VGG16_BYTES_PER_PIXEL = 2400
 
 
 class _Unet(Protocol):
@@ -47,7 +45,7 @@ class _Unet(Protocol):
 class _Resident:
     view: object
     patcher: ModelPatcher
-    memory: Callable[[int, int], float]
+    once: Pass
 
 
 class Surrogates:
@@ -60,26 +58,27 @@ class Surrogates:
         self._in_single = in_single
         self._residents: dict[object, _Resident] = {}
         self._derived: dict[object, object] = {}
-        self._longest: dict[int, int] = {}
+        self._frames = 1
 
     def vae(self, vae: comfy.sd.VAE) -> DifferentiableVAE:
         def make() -> _Resident:
             view = DifferentiableVAE(vae, single=id(vae) in self._in_single)
-            # A forward pass that keeps its graph takes about four times what core estimates for one without.
-            return _Resident(view, view.patcher, lambda height, width: 4 * view.memory_required(height, width))
+            return _Resident(view, view.patcher, vae_pass(view))
 
         return cast(DifferentiableVAE, self._once(id(vae), make))
 
     def tiled_vae(self, vae: comfy.sd.VAE) -> Tiled:
         """The same encoder in tiles, as Dormant's official code uses it."""
         view = self.vae(vae)
-        return cast(Tiled, self._derived.setdefault((id(vae), "tiled"), Tiled(view, factor=view.multiple)))
+        tiled = cast(Tiled, self._derived.setdefault((id(vae), "tiled"), Tiled(view, factor=view.multiple)))
+        # Tiles overlap, so that their graphs are the larger ones.
+        self._residents[id(vae)] = replace(self._residents[id(vae)], once=vae_pass(view, tiled))
+        return tiled
 
     def clip_vision(self, clip_vision: comfy.clip_vision.ClipVisionModel, preparation: Preparation = "crop") -> DifferentiableCLIPVision:
         def make() -> _Resident:
             view = DifferentiableCLIPVision(clip_vision)
-            # Activations of a vision transformer at its one size are of the order of its weights.
-            return _Resident(view, view.patcher, lambda height, width: float(view.patcher.model_size()))
+            return _Resident(view, view.patcher, clip_vision_pass(view))
 
         view = cast(DifferentiableCLIPVision, self._once(id(clip_vision), make))
         return cast(DifferentiableCLIPVision, self._derived.setdefault((id(clip_vision), preparation), view.prepared(preparation)))
@@ -90,40 +89,35 @@ class Surrogates:
         def make() -> _Resident:
             single = measuring or backbone in self._in_single
             view = load_perceptual_network(backbone, dtype=working_dtype("fp32" if single else "auto"))
-            return _Resident(view, patched(view), lambda height, width: VGG16_BYTES_PER_PIXEL * height * width)
+            return _Resident(view, patched(view), perceptual_pass(view))
 
         return cast(PerceptualNetwork, self._once(backbone, make))
 
     def reference_net(self, loaded: LoadedReferenceNet) -> ReferenceNet:
         def make() -> _Resident:
             used = loaded.in_single() if id(loaded) in self._in_single else loaded
-            return _Resident(used.net, used.patcher, used.memory_required)
+            return _Resident(used.net, used.patcher, reference_pass(used.net))
 
         return cast(ReferenceNet, self._once(id(loaded), make))
 
     def animator(self, loaded: LoadedPoseAnimator, *, frames: int) -> PoseAnimator:
-        # Not through `self`: what holds the residents and is held by them would outlive the run, with all their weights.
-        longest = self._longest
-        longest[id(loaded)] = max(frames, longest.get(id(loaded), 1))
-
-        single = id(loaded) in self._in_single
+        self._frames = max(self._frames, frames)
 
         def make() -> _Resident:
-            used = loaded.in_single() if single else loaded
+            used = loaded.in_single() if id(loaded) in self._in_single else loaded
+            return _Resident(used.animator, used.patcher, animator_pass(used.animator, frames=frames))
 
-            def memory(height: int, width: int) -> float:
-                return used.memory_required(height, width, frames=longest[id(loaded)], graph=True)
-
-            return _Resident(used.animator, used.patcher, memory)
-
-        return cast(PoseAnimator, self._once(id(loaded), make))
+        view = cast(PoseAnimator, self._once(id(loaded), make))
+        self._residents[id(loaded)] = replace(self._residents[id(loaded)], once=animator_pass(view, frames=self._frames))
+        return view
 
     def video_setup(self, spec: I2VSurrogateSpec) -> VideoSetup:
         """One for each surrogate, so that losses share what the model is asked."""
 
         def make() -> _Resident:
-            clip = None if spec.clip_vision is None else StandInCLIPVision(self.clip_vision(spec.clip_vision))
-            conditioner = Conditioner(spec.family, StandInVAE(self.vae(spec.vae)), clip, spec.positive, spec.negative, spec.size)
+            vae, clip = self.vae(spec.vae), None if spec.clip_vision is None else self.clip_vision(spec.clip_vision)
+            seen = None if clip is None else StandInCLIPVision(clip)
+            conditioner = Conditioner(spec.family, StandInVAE(vae), seen, spec.positive, spec.negative, spec.size)
             view = DifferentiableVideoModel(
                 spec.model,
                 spec.family,
@@ -133,7 +127,7 @@ class Surrogates:
                 video=spec.video,
                 single=id(spec) in self._in_single,
             )
-            return _Resident(view, view.patcher, view.memory_required)
+            return _Resident(view, view.patcher, video_pass(view, [vae] if clip is None else [vae, clip]))
 
         view = cast(DifferentiableVideoModel, self._once(id(spec), make))
         return cast(VideoSetup, self._derived.setdefault((id(spec), "setup"), VideoSetup(view)))
@@ -175,7 +169,7 @@ class Surrogates:
             comfy.model_management.unload_all_models()
             for resident in (*moving, *together):
                 resident.patcher.model.to("cpu")
-            room += 2 * max((resident.patcher.model_size() for resident in moving), default=0)
+            room += sum(sorted(resident.patcher.model_size() for resident in moving)[-2:])
         staying = [resident.patcher for resident in residents if resident not in (*moving, *together)]
         with contextlib.ExitStack() as stack:
             stack.enter_context(whole(staying, room=room))
@@ -204,14 +198,18 @@ class Surrogates:
         return torch.autograd.graph.allow_mutation_on_saved_tensors() if videos else contextlib.nullcontext()
 
     def _room(self, height: int, width: int, *, low_memory: bool) -> float:
-        """Bytes for activations. In fast mode the encoders' and one ReferenceNet's graphs live while the animator makes its own."""
-        needs = {resident: resident.memory(height, width) for resident in self._residents.values()}
-        if low_memory:
-            return max(needs.values(), default=0.0)
-        kinds: dict[type, float] = {}
-        for resident, need in needs.items():
-            kinds[type(resident.view)] = max(need, kinds.get(type(resident.view), 0.0))
-        return sum(kinds.values())
+        """Bytes for activations. Raises ValueError where they and the weights cannot fit the device."""
+        room = Room([resident.once for resident in self._residents.values()], self._weights)
+        return room.claim(height, width, low_memory=low_memory, multiple=self.multiple)
+
+    def _weights(self, low_memory: bool) -> float:
+        """Bytes of weights that are on the device together: with low memory, of what takes turns the one at work and the next."""
+        sizes = {id(resident): float(resident.patcher.model_size()) for resident in self._residents.values()}
+        if not (low_memory and takes_turns()):
+            return sum(sizes.values())
+        moving, together = self._moving()
+        turning = [*(sizes[id(resident)] for resident in moving), sum(sizes[id(resident)] for resident in together)]
+        return sum(sizes.values()) - sum(sorted(turning)[:-2])
 
 
 def takes_turns() -> bool:

@@ -60,11 +60,6 @@ class DifferentiableVAE:
         """Both sides of the picture must be multiples of it."""
         return int(self.socket.spacial_compression_encode())
 
-    def memory_required(self, height: int, width: int) -> float:
-        """Core's estimate of the bytes that encoding one picture takes."""
-        shape = (1, 3, 1, height, width) if self.socket.latent_dim == 3 else (1, 3, height, width)
-        return float(self.socket.memory_used_encode(shape, self.dtype))
-
     def _encode(self, image: Tensor, *, frames: bool = False) -> Tensor:
         pixels = self.socket.vae_encode_crop_pixels(image.movedim(1, -1)).movedim(-1, 1)
         if self.socket.latent_dim == 3:
@@ -93,10 +88,6 @@ class DifferentiableVAE:
             return self._encode(frames, frames=True)
         (latent,) = with_scaled_gradient(lambda frames: (self._encode(frames, frames=True),), frames, network=self)
         return latent
-
-    def decoding_memory_required(self, latent: Tensor) -> float:
-        """Core's estimate of the bytes that decoding takes; of the latent only the shape counts."""
-        return float(self.socket.memory_used_decode(latent.shape, self.dtype))
 
     def decode(self, latent: Tensor) -> Tensor:
         """Latent [B,C,h,w] of a VAE of pictures -> [B,3,H,W] as core's VAE Decode returns it, fp32: most VAEs clamp to [0,1].

@@ -161,12 +161,6 @@ class DifferentiableVideoModel:
         network: nn.Module = self._base.diffusion_model
         return network
 
-    def memory_required(self, height: int, width: int) -> float:
-        """Bytes that a forward pass which keeps its graph takes, by core's estimate, for a photo that is seen at this size."""
-        shape = self.conditioner.shape(height, width)
-        # As for the VAE: about four times that of a pass without a graph.
-        return 4 * float(self._base.memory_required(list(shape)))
-
     def prior(self, image: Tensor) -> Tensor:
         if self._video is not None:
             return self._processed(self.conditioner.video(self._video, image))
