@@ -32,10 +32,14 @@ class Case:
 
 
 @contextlib.contextmanager
-def comfy_on(gpu: PretendGPU, vram: str = "NORMAL_VRAM", *, cpu_vae: bool = False) -> Iterator[PretendGPU]:
-    """ComfyUI's memory management on the pretend GPU, all in fp32; what it had loaded before is as it was afterwards."""
+def comfy_on(gpu: PretendGPU, vram: str = "NORMAL_VRAM", *, cpu_vae: bool = False, half: bool = False) -> Iterator[PretendGPU]:
+    """ComfyUI's memory management on the pretend GPU; what it had loaded before is as it was afterwards.
+
+    Core's models are in fp32. half: networks and copies of ours are in the precision that they would have on a GPU, not in fp32.
+    """
     import comfy.cli_args
     import comfy.model_management as management
+    from stillguard.nodes.bridge import precision
 
     values = {"cpu_state": management.CPUState.GPU, "vram_state": management.VRAMState[vram], "lowvram_available": True}
     answers = {"get_torch_device": CUDA, "get_all_torch_devices": [CUDA], "is_nvidia": True, "is_amd": False, "is_intel_xpu": False}
@@ -48,6 +52,8 @@ def comfy_on(gpu: PretendGPU, vram: str = "NORMAL_VRAM", *, cpu_vae: bool = Fals
         for name, answer in answers.items():
             stack.enter_context(mock.patch.object(management, name, lambda *args, answer=answer, **named: answer))
         stack.enter_context(mock.patch.object(management, "cuda_device_context", return_value=contextlib.nullcontext()))
+        if not half:
+            stack.enter_context(mock.patch.object(precision, "gradient_dtype", return_value=torch.float32))
         for name, value in flags.items():
             stack.enter_context(mock.patch.object(comfy.cli_args.args, name, value))
         try:

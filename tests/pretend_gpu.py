@@ -73,7 +73,7 @@ class PretendGPU(TorchDispatchMode):
         self._functions, self._patches = _Functions(self), contextlib.ExitStack()
 
     def mark(self, tensor: Tensor, device: torch.device = CUDA) -> Tensor:
-        storage = _storage(tensor)
+        storage = None if tensor.is_meta else _storage(tensor)
         if device == CPU and _label(storage) == CUDA:
             del storage.pretended
             storage.free()
@@ -138,8 +138,10 @@ class PretendGPU(TorchDispatchMode):
         memory = {"active_bytes.all.current": 0, "reserved_bytes.all.current": 0}
         answers: dict[str, object] = {"is_available": True, "device_count": 1, "current_device": 0, "get_device_name": ""}
         answers |= {"get_device_properties": properties, "memory_stats": memory, "is_bf16_supported": True}
-        answers |= dict.fromkeys(("synchronize", "empty_cache", "ipc_collect", "current_stream", "stream", "Stream"), mock.MagicMock())
+        answers |= dict.fromkeys(("synchronize", "empty_cache", "ipc_collect", "current_stream"), mock.MagicMock())
         functions: dict[str, Callable[..., object]] = {name: _answering(answer) for name, answer in answers.items()}
+        # No mock: it would remember the exception with which a block ended, and all that was in its frames.
+        functions["stream"], functions["Stream"] = contextlib.nullcontext, mock.MagicMock
         functions["mem_get_info"] = lambda *args: (int(self.capacity) - self.used, int(self.capacity))
         self._patches.enter_context(mock.patch.multiple(torch.cuda, **functions))
         self._patches.enter_context(mock.patch.object(Tensor, "record_stream", create=True))
@@ -252,7 +254,7 @@ class _Functions(TorchFunctionMode):
         device = {Tensor.cpu: CPU, Tensor.cuda: CUDA}.get(func, label(tensor)) if like is None else label(like)
         device = places[0] if places else device
         dtype = next((x for x in rest if isinstance(x, torch.dtype)), tensor.dtype if like is None else like.dtype)
-        if device not in (CPU, CUDA) or device == label(tensor):
+        if device not in (CPU, CUDA) or device == label(tensor) or tensor.is_meta:
             return Tensor.to(tensor, CPU if device == CUDA else device, dtype, copy=kwargs.get("copy", False))
         self.gpu.syncs["to cpu"] += device == CPU
         return _Move.apply(tensor, self.gpu, device, dtype)

@@ -11,8 +11,9 @@ from unittest import mock
 
 import pytest
 import torch
-from gpu_cases import CASES, ON_THE_HOST, comfy_on, metric_files
+from gpu_cases import CASES, ON_THE_HOST, comfy_on, mask, metric_files, photo
 from pretend_gpu import CUDA, PretendGPU, label
+from stillguard.engine.picture import to_levels
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("comfy")
@@ -69,6 +70,14 @@ STATES: dict[str, dict[str, Any]] = {
     "highvram": {"vram": "HIGH_VRAM"},
     "cpu-vae": {"cpu_vae": True},
 }
+# Their like runs without --slow: another model of the same layers, another purifier with the same network.
+SLOW = {
+    ("I2VGuard, Wan Animate", True),
+    ("I2VGuard, CogVideoX", True),
+    ("I2VGuard, Hunyuan (concat)", True),
+    ("I2VGuard, given video", True),
+    ("Purify (DiffPure), ADM", False),
+}
 RUNS = [(name, low) for name, case in CASES.items() for low in ((False, True) if case.low_memory else (False,))]
 # One of each way to use the device, for what is the same for all others.
 WAYS = [
@@ -83,8 +92,15 @@ WAYS = [
 ]
 
 
-def ids(runs: list[tuple[str, bool]]) -> list[str]:
-    return [f"{name}{', low memory' if low else ''}" for name, low in runs]
+TURNS = [("Protect", False), ("Dormant, recommended", True), ("I2VGuard, Wan", True)]
+
+
+def marked(runs: list[tuple[str, bool]], slow: set[tuple[str, bool]]) -> list[Any]:
+    """Parameters with names that can be read; those in `slow` run with --slow only."""
+    return [
+        pytest.param(name, low, id=f"{name}{', low memory' if low else ''}", marks=[pytest.mark.slow] if (name, low) in slow else [])
+        for name, low in runs
+    ]
 
 
 @contextlib.contextmanager
@@ -111,7 +127,7 @@ def check_values(name: str, found: Tensor, wanted: Tensor) -> None:
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5, equal_nan=True)
 
 
-@pytest.mark.parametrize(("name", "low_memory"), RUNS, ids=ids(RUNS))
+@pytest.mark.parametrize(("name", "low_memory"), marked(RUNS, SLOW))
 def test_every_node(name: str, low_memory: bool, folder: Path, on_cpu: dict[tuple[str, bool], Tensor]) -> None:
     wanted = expected(name, folder, on_cpu, low_memory=low_memory)
     with comfy_on(PretendGPU()) as gpu, nothing_left(gpu):
@@ -119,12 +135,19 @@ def test_every_node(name: str, low_memory: bool, folder: Path, on_cpu: dict[tupl
         assert gpu.allocations > 0 or name == ON_THE_HOST
 
 
-@pytest.mark.parametrize("state", [state for state in STATES if state != "normal"])
-@pytest.mark.parametrize(("name", "low_memory"), WAYS, ids=ids(WAYS))
-def test_every_state(name: str, low_memory: bool, state: str, folder: Path, on_cpu: dict[tuple[str, bool], Tensor]) -> None:
+@pytest.mark.parametrize(("name", "low_memory"), marked(WAYS, set()))
+@pytest.mark.parametrize("state", ["novram", "cpu-vae"])
+def test_other_states(name: str, low_memory: bool, state: str, folder: Path, on_cpu: dict[tuple[str, bool], Tensor]) -> None:
     wanted = expected(name, folder, on_cpu, low_memory=low_memory)
     with comfy_on(PretendGPU(), **STATES[state]) as gpu, nothing_left(gpu):
         check_values(name, run(name, folder, low_memory=low_memory), wanted)
+
+
+@pytest.mark.parametrize(("name", "low_memory"), marked(WAYS, set(WAYS) - set(TURNS)))
+@pytest.mark.parametrize("state", ["lowvram", "highvram"])
+def test_states_like_the_normal_one(name: str, low_memory: bool, state: str, folder: Path, on_cpu: dict[tuple[str, bool], Tensor]) -> None:
+    """Weights are whole on the device there too."""
+    test_other_states(name, low_memory, state, folder, on_cpu)
 
 
 def test_measures_without_vram(folder: Path, on_cpu: dict[tuple[str, bool], Tensor]) -> None:
@@ -133,7 +156,7 @@ def test_measures_without_vram(folder: Path, on_cpu: dict[tuple[str, bool], Tens
         check_values("Compare Videos", run("Compare Videos", folder, low_memory=False), wanted)
 
 
-@pytest.mark.parametrize(("name", "low_memory"), WAYS, ids=ids(WAYS))
+@pytest.mark.parametrize(("name", "low_memory"), marked(WAYS, set(WAYS) - {*TURNS, ("Purify (Impress)", False)}))
 def test_mishaps(name: str, low_memory: bool, folder: Path, on_cpu: dict[tuple[str, bool], Tensor]) -> None:
     """Cancelled in the middle, out of memory in the middle, too little memory from the start; and then it runs as ever."""
     import comfy.model_management as management
@@ -150,9 +173,7 @@ def test_mishaps(name: str, low_memory: bool, folder: Path, on_cpu: dict[tuple[s
         assert ended(name, folder, low_memory=low_memory) is torch.OutOfMemoryError
         check_books()
         gpu.fail_at = float("inf")
-        # As ComfyUI does then. What an exception passed through in a backward pass it holds in a circle.
-        management.unload_all_models()
-        gc.collect()
+        management.unload_all_models()  # as ComfyUI does then
         check_values(name, run(name, folder, low_memory=low_memory), wanted)
 
 
@@ -163,3 +184,16 @@ def ended(name: str, folder: Path, *, low_memory: bool) -> type[BaseException] |
     except BaseException as error:
         return type(error)
     return None
+
+
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_half_precision(low_memory: bool, folder: Path) -> None:
+    """As "auto" chooses it on a GPU: another picture than in fp32, and as sound a one."""
+    clean = photo()
+    with comfy_on(PretendGPU(), half=True) as gpu, nothing_left(gpu):
+        found = run("Protect", folder, low_memory=low_memory)[..., :3]
+    change = (to_levels(found) - to_levels(clean)).abs().amax(dim=-1)[0]
+    soft = mask()[0] * 8
+    assert found.isfinite().all()
+    assert (change <= soft + 1e-3).all()
+    assert float((change > 0)[soft > 0].float().mean()) > 0.9
