@@ -52,6 +52,7 @@ from dormant_step import FRAMES, FULL, NETS, Scene  # noqa: E402
 from stillguard.nodes.bridge import room, views  # noqa: E402
 from stillguard.nodes.bridge.autograd import autograd_session  # noqa: E402
 from stillguard.nodes.bridge.video import model as video_model  # noqa: E402
+from stillguard.nodes.bridge.video.conditioner import Conditioner, VideoSize  # noqa: E402
 from stillguard.nodes.bridge.video.families import FAMILIES  # noqa: E402
 from stillguard.nodes.bridge.video.stand_ins import StandInCLIPVision, StandInVAE  # noqa: E402
 from stillguard.nodes.bridge.video.taps import attention_blocks, papers_blocks  # noqa: E402
@@ -187,9 +188,9 @@ def video_room(video: Video, length: int) -> room.Room:
     vae, clip = vae_view(video.vae), None if video.clip is None else clip_view(video.clip)
     told = {"pooled_output": torch.zeros(1, 768), "attention_mask": torch.ones(1, 226, dtype=torch.long)}
     text = [[torch.zeros(1, 226, 4096), told]] if family.text else []
-    size = video_model.VideoSize(0, 0, length)
+    size = VideoSize(0, 0, length)
     seen = None if clip is None else StandInCLIPVision(clip)
-    conditioner = video_model.Conditioner(family, StandInVAE(vae), seen, text, text, size)
+    conditioner = Conditioner(family, StandInVAE(vae), seen, text, text, size)
     temporal = family.patch is None
     blocks = papers_blocks(len(attention_blocks(patcher.model.diffusion_model, temporal=temporal)), temporal=temporal)
     view = video_model.DifferentiableVideoModel(patcher, family, conditioner, blocks=blocks, sampling=video_model.Sampling(), video=None)

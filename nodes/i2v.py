@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ..engine.draws import SEEDS
 from .bridge.video.checks import check_size, check_sockets, check_weights, family_of, names
+from .bridge.video.conditioner import VideoSize
 from .bridge.video.families import Conditioning, Family
-from .bridge.video.model import Sampling, VideoSize
+from .bridge.video.model import Sampling
 from .bridge.video.taps import attention_blocks, papers_blocks
 from .i2v_specs import I2VSurrogateSpec
 from .sockets import I2VSurrogateSocket

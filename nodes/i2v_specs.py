@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
     from .bridge.surrogates import Surrogates
+    from .bridge.video.conditioner import VideoSize
     from .bridge.video.families import Conditioning, Family
-    from .bridge.video.model import Sampling, VideoSize
+    from .bridge.video.model import Sampling
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,7 +42,8 @@ class Loaded:
     positive: Conditioning
 
     def spec(self, *, side: int = 64, length: int | None = None, **changes: object) -> I2VSurrogateSpec:
-        from stillguard.nodes.bridge.video.model import Sampling, VideoSize
+        from stillguard.nodes.bridge.video.conditioner import VideoSize
+        from stillguard.nodes.bridge.video.model import Sampling
         from stillguard.nodes.bridge.video.taps import attention_blocks, papers_blocks
         from stillguard.nodes.i2v_specs import I2VSurrogateSpec
 

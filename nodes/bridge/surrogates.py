@@ -27,7 +27,8 @@ from .autograd import make_ordinary
 from .devices import patched, whole
 from .precision import working_dtype
 from .room import Pass, Room, animator_pass, clip_vision_pass, perceptual_pass, reference_pass, vae_pass, video_pass
-from .video.model import Conditioner, DifferentiableVideoModel
+from .video.conditioner import Conditioner
+from .video.model import DifferentiableVideoModel
 from .video.stand_ins import StandInCLIPVision, StandInVAE
 from .views import DifferentiableCLIPVision, DifferentiableVAE, Preparation
 

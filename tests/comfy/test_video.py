@@ -90,7 +90,7 @@ def test_every_losss_gradient_is_finite_differences(loaded: Loaded, photo: Tenso
 @pytest.mark.parametrize("family", ["SVD", "Wan"])
 def test_the_image_encoder_is_part_of_the_gradient(folder: Path, photo: Tensor, family: str) -> None:
     """With the VAE's way cut off, what is left comes through the image encoder, and is what differences say."""
-    from stillguard.nodes.bridge.video.model import Conditioner
+    from stillguard.nodes.bridge.video.conditioner import Conditioner
 
     prepare = Conditioner.prepare
 

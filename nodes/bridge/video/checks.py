@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import comfy.sd
     from comfy.model_patcher import ModelPatcher
 
-    from .model import VideoSize
+    from .conditioner import VideoSize
 
 AUTO = "auto"
 
