@@ -112,7 +112,7 @@ def _impressed(
         device, patchers = comfy.model_management.get_torch_device(), [view.patcher, patched(lpips)]
         room = Room([vae_pass(view), decoding_pass(view), perceptual_pass(lpips)], lambda _: float(sum(p.model_size() for p in patchers)))
         height, width = (side + -side % view.multiple for side in images.shape[1:3])
-        needed = room.claim(height, width, low_memory=settings.low_memory)
+        needed = room.claim(height, width, low_memory=settings.low_memory, warn=lambda text: show_text(text, node_id=node_id))
         round_trip = _round_trip(view, low_memory=settings.low_memory)
 
         def purify(picture: Tensor, seed: int, watch: Watch) -> Tensor:

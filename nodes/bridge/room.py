@@ -29,6 +29,7 @@ from .video.model import DifferentiableVideoModel
 from .views import DifferentiableCLIPVision, DifferentiableVAE
 
 log = logging.getLogger("stillguard")
+Warn = Callable[[str], object]
 GB = 1e9
 # What is free of a card before anything is loaded: the rest is its driver's, the desktop's, and lost between blocks of memory.
 USABLE = 0.9
@@ -99,13 +100,13 @@ class Room:
             self._known[key] = Need(self.weights(low_memory), max((float(one.peak) for _, one in found), default=0.0), most)
         return self._known[key]
 
-    def claim(self, height: int, width: int, *, low_memory: bool, multiple: int = 8) -> float:
-        """Bytes beside weights to ask core for; on the CPU none, and nothing is counted. Logs and raises what `check` finds."""
+    def claim(self, height: int, width: int, *, low_memory: bool, multiple: int = 8, warn: Warn = log.warning) -> float:
+        """Bytes beside weights to ask core for; on the CPU none, and nothing is counted. Warns of and raises what `check` finds."""
         if comfy.model_management.get_torch_device().type == "cpu":
             return 0.0
         warning = self.check(height, width, low_memory=low_memory, multiple=multiple)
         if warning is not None:
-            log.warning(warning)
+            warn(warning)
         return self.need(height, width, low_memory=low_memory).most
 
     def check(self, height: int, width: int, *, low_memory: bool, multiple: int = 8, device: torch.device | None = None) -> str | None:

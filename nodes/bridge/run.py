@@ -94,7 +94,7 @@ def _protect_rest(
     sight = Sight(longest=settings.longest, multiple=surrogates.multiple)
     height, width = sight.size(clean.shape[-2], clean.shape[-1])
     try:
-        with surrogates.resident(height=height, width=width, low_memory=settings.low_memory):
+        with surrogates.resident(height=height, width=width, low_memory=settings.low_memory, warn=progress.warn):
             for index in range(len(results), clean.shape[0]):
                 run = replace(settings, seed=following(settings.seed, index))
                 own_mask = None if masks is None else masks[index % masks.shape[0]][None].to(device)

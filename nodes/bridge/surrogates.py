@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from .animators import LoadedPoseAnimator, LoadedReferenceNet
 from .autograd import make_ordinary
 from .devices import patched, whole
 from .precision import working_dtype
-from .room import Pass, Room, animator_pass, clip_vision_pass, perceptual_pass, reference_pass, vae_pass, video_pass
+from .room import Pass, Room, Warn, animator_pass, clip_vision_pass, perceptual_pass, reference_pass, vae_pass, video_pass
 from .video.conditioner import Conditioner
 from .video.model import DifferentiableVideoModel
 from .video.stand_ins import StandInCLIPVision, StandInVAE
@@ -34,6 +35,9 @@ from .views import DifferentiableCLIPVision, DifferentiableVAE, Preparation
 
 if TYPE_CHECKING:
     from ..i2v_specs import I2VSurrogateSpec
+
+
+log = logging.getLogger("stillguard")
 
 
 class _Unet(Protocol):
@@ -155,15 +159,15 @@ class Surrogates:
         return math.lcm(8, *(view.multiple for view in views if isinstance(view, DifferentiableVAE)))
 
     @contextlib.contextmanager
-    def resident(self, *, height: int, width: int, low_memory: bool) -> Iterator[None]:
+    def resident(self, *, height: int, width: int, low_memory: bool, warn: Warn = log.warning) -> Iterator[None]:
         """While it lasts, all are on the device with room for the largest: loading one later could evict another that autograd needs.
 
         With low_memory the denoisers take turns on it instead, and recompute their activations in the backward pass; beside a video
-        model, whose conditioning needs them together, the encoders take a turn too.
+        model, whose conditioning needs them together, the encoders take a turn too. warn: is told when they may not fit.
         """
         residents = list(self._residents.values())
         turns = low_memory and takes_turns()
-        room = self._room(height, width, low_memory=low_memory)
+        room = self._room(height, width, low_memory=low_memory, warn=warn)
         moving, together = self._moving() if turns else ([], [])
         if turns:
             # Whatever an earlier run left there: weights that take turns have to start in the host's memory.
@@ -198,10 +202,10 @@ class Surrogates:
         videos = any(isinstance(resident.view, DifferentiableVideoModel) for resident in self._residents.values())
         return torch.autograd.graph.allow_mutation_on_saved_tensors() if videos else contextlib.nullcontext()
 
-    def _room(self, height: int, width: int, *, low_memory: bool) -> float:
+    def _room(self, height: int, width: int, *, low_memory: bool, warn: Warn) -> float:
         """Bytes for activations. Raises ValueError where they and the weights cannot fit the device."""
         room = Room([resident.once for resident in self._residents.values()], self._weights)
-        return room.claim(height, width, low_memory=low_memory, multiple=self.multiple)
+        return room.claim(height, width, low_memory=low_memory, multiple=self.multiple, warn=warn)
 
     def _weights(self, low_memory: bool) -> float:
         """Bytes of weights that are on the device together: with low memory, of what takes turns the one at work and the next."""
