@@ -213,7 +213,7 @@ def check_copy(own: Chain, kind: str) -> None:
             assert f"is {copy.width} × {copy.height} pixels and was resized back to be measured" in told
 
 
-@pytest.mark.parametrize("kind", ["own PNG", "JPEG 75", "half size", "crop"])
+@pytest.mark.parametrize("kind", [pytest.param("own PNG", marks=pytest.mark.slow), "JPEG 75", "half size", "crop"])
 def test_what_people_have_of_a_protected_photo_is_attacked(chain: Chain, connected: Client, server: ComfyServer, kind: str) -> None:
     """The user's way: a file goes in, the switch is turned, and nothing is protected here."""
     file = COPIES[kind](photo(chain.pictures["protected"]), photo(chain.pictures["clean"]))

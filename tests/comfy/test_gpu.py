@@ -77,6 +77,8 @@ SLOW = {
     ("I2VGuard, Hunyuan (concat)", True),
     ("I2VGuard, given video", True),
     ("Purify (DiffPure), ADM", False),
+    ("I2VGuard, SVD", False),
+    ("Dormant, reference", False),
 }
 RUNS = [(name, low) for name, case in CASES.items() for low in ((False, True) if case.low_memory else (False,))]
 # One of each way to use the device, for what is the same for all others.
@@ -92,7 +94,8 @@ WAYS = [
 ]
 
 
-TURNS = [("Protect", False), ("Dormant, recommended", True), ("I2VGuard, Wan", True)]
+# Of these, without --slow: whole on the device, and by turns.
+QUICK = {("Protect", False), ("I2VGuard, Wan", True)}
 
 
 def marked(runs: list[tuple[str, bool]], slow: set[tuple[str, bool]]) -> list[Any]:
@@ -143,7 +146,7 @@ def test_other_states(name: str, low_memory: bool, state: str, folder: Path, on_
         check_values(name, run(name, folder, low_memory=low_memory), wanted)
 
 
-@pytest.mark.parametrize(("name", "low_memory"), marked(WAYS, set(WAYS) - set(TURNS)))
+@pytest.mark.parametrize(("name", "low_memory"), marked(WAYS, set(WAYS) - QUICK))
 @pytest.mark.parametrize("state", ["lowvram", "highvram"])
 def test_states_like_the_normal_one(name: str, low_memory: bool, state: str, folder: Path, on_cpu: dict[tuple[str, bool], Tensor]) -> None:
     """Weights are whole on the device there too."""
@@ -156,7 +159,7 @@ def test_measures_without_vram(folder: Path, on_cpu: dict[tuple[str, bool], Tens
         check_values("Compare Videos", run("Compare Videos", folder, low_memory=False), wanted)
 
 
-@pytest.mark.parametrize(("name", "low_memory"), marked(WAYS, set(WAYS) - {*TURNS, ("Purify (Impress)", False)}))
+@pytest.mark.parametrize(("name", "low_memory"), marked(WAYS, set(WAYS) - {*QUICK, ("Purify (Impress)", False)}))
 def test_mishaps(name: str, low_memory: bool, folder: Path, on_cpu: dict[tuple[str, bool], Tensor]) -> None:
     """Cancelled in the middle, out of memory in the middle, too little memory from the start; and then it runs as ever."""
     import comfy.model_management as management
@@ -186,7 +189,7 @@ def ended(name: str, folder: Path, *, low_memory: bool) -> type[BaseException] |
     return None
 
 
-@pytest.mark.parametrize("low_memory", [False, True])
+@pytest.mark.parametrize("low_memory", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_half_precision(low_memory: bool, folder: Path) -> None:
     """As "auto" chooses it on a GPU: another picture than in fp32, and as sound a one."""
     clean = photo()

@@ -85,7 +85,7 @@ def test_what_listens_to_calls_of_the_network_hears_activations_too(perceptual: 
     assert heard == [1]
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_a_backbone_in_half_precision_gives_distances_in_fp32_and_nearly_their_gradient(
     perceptual: PerceptualNetwork, vgg_file: Path, astronaut: Tensor, noisy: Tensor, dtype: torch.dtype
 ) -> None:
