@@ -48,6 +48,8 @@ def quick(page: Frontend, workflow: Path) -> None:
 
 @pytest.mark.parametrize("workflow", QUICK_ONES, ids=lambda path: path.stem)
 def test_a_workflow_loads_runs_and_shows_its_pictures(page: Frontend, workflow: Path, request: pytest.FixtureRequest) -> None:
+    if workflow.stem == "attack_lab" and "classic" in request.node.name and not request.config.getoption("--slow"):
+        pytest.skip("slow: this one runs in the newer renderer; add --slow to run it in both")
     quick(page, workflow)
     assert page.run(seconds=180) == "success"
     titles = {node["id"]: node.get("title") for node in json.loads(workflow.read_text(encoding="utf-8"))["nodes"]}
