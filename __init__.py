@@ -17,7 +17,7 @@ WEB_DIRECTORY = "./web"
 async def comfy_entrypoint() -> ComfyExtension:
     """Called by ComfyUI. Imported here, so that `import stillguard.engine` needs no ComfyUI."""
     from .nodes import StillguardExtension
-    from .nodes.model_files import register_model_folders
+    from .nodes.bridge.model_files import register_model_folders
 
     register_model_folders()
     return StillguardExtension()

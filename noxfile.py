@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".nox" / "bench"
 PYTHON = str(VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
 STAMP = VENV / "requirements.sha256"
-PINS = ROOT / "tests" / "bench"
+PINS = ROOT / "tools" / "bench"
+# Where our scripts find the bench and what the tests share.
+MODULES = os.pathsep.join([str(ROOT / "tests"), str(ROOT / "tools")])
 # In this order: torch alone, so that nothing else chooses it; torchvision before what depends on it.
 INSTALLS = [
     ["-r", str(PINS / "requirements-torch.txt")],
@@ -90,7 +92,7 @@ def lint(session: nox.Session) -> None:
     with session.chdir(link.parent):
         python(session, *mypy, "--strict", "--follow-imports=silent", "-p", "stillguard.engine", path=link.parent)
         python(session, *mypy, "-p", "stillguard.nodes", "-p", "stillguard.lab", path=link.parent)
-        python(session, *mypy, "--strict", "--allow-untyped-calls", "--follow-imports=silent", "-p", "bench", path=ROOT / "tests")
+        python(session, *mypy, "--strict", "--allow-untyped-calls", "--follow-imports=silent", "-p", "bench", path=ROOT / "tools")
 
 
 def environment(session: nox.Session) -> None:
@@ -117,7 +119,7 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
-def python(session: nox.Session, *arguments: str, path: Path = ROOT / "tests") -> None:
+def python(session: nox.Session, *arguments: str, path: str | Path = MODULES) -> None:
     """Run the environment's Python. Ctrl-C leaves it half a minute, so that the demo can stop its server."""
     name = "MYPYPATH" if "mypy" in arguments else "PYTHONPATH"
     session.run(PYTHON, *arguments, env={name: str(path)}, external=True, interrupt_timeout=30, terminate_timeout=10)

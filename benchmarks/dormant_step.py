@@ -32,9 +32,11 @@ from diffusers import AutoencoderKL, UNetMotionModel  # noqa: E402
 from diffusers.models.attention_processor import AttnProcessor2_0  # noqa: E402
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding  # noqa: E402
 from stillguard.engine import RGB, MomentumSign, Objective, Observation, Sight, Term, protect  # noqa: E402
+from stillguard.engine.animators import pose_animator  # noqa: E402
+from stillguard.engine.compute import tiling  # noqa: E402
 from stillguard.engine.draws import SeededDraws  # noqa: E402
 from stillguard.engine.losses import dormant  # noqa: E402
-from stillguard.engine.surrogates import image_encoder, perceptual, pose_animator, reference_net, sd_unet, tiling  # noqa: E402
+from stillguard.engine.surrogates import image_encoder, perceptual, reference_net, sd_unet  # noqa: E402
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection  # noqa: E402
 
 NETS = ("anyone", "magic animate", "magic pose")

@@ -29,9 +29,9 @@ comfy.cli_args.args.cpu = not torch.cuda.is_available()
 from stillguard.engine import Objective, Observation, Term  # noqa: E402
 from stillguard.engine.draws import SeededDraws  # noqa: E402
 from stillguard.nodes.bridge.autograd import autograd_session  # noqa: E402
-from stillguard.nodes.bridge.surrogates import Surrogates  # noqa: E402
-from stillguard.nodes.i2vguard import i2vguard_losses  # noqa: E402
-from stillguard.nodes.losses_i2vguard import black  # noqa: E402
+from stillguard.nodes.bridge.surrogates.residents import Surrogates  # noqa: E402
+from stillguard.nodes.losses.i2vguard import black  # noqa: E402
+from stillguard.nodes.protect.i2vguard import i2vguard_losses  # noqa: E402
 from video_models import FILES, Loaded, load, randn  # noqa: E402
 
 WEIGHTS = {"target_weight": 1.0, "contrast_weight": 1.0, "attention_weight": 1.0, "penalty_weight": 100.0}

@@ -20,10 +20,10 @@ from torch import Tensor
 cpu_shim.install()
 
 from effect import interval  # noqa: E402
+from stillguard.engine.animators.autoencoder import VictimAutoencoder  # noqa: E402
+from stillguard.engine.animators.lab_victim import FILE  # noqa: E402
 from stillguard.engine.metrics.visibility import psnr  # noqa: E402
 from stillguard.engine.surrogates.perceptual import load_perceptual_network  # noqa: E402
-from stillguard.engine.victims.autoencoder import VictimAutoencoder  # noqa: E402
-from stillguard.engine.victims.lab_victim import FILE  # noqa: E402
 from stillguard.engine.weights.catalogue import LAB, VICTIMS  # noqa: E402
 from stillguard.engine.weights.reading import load_own  # noqa: E402
 from stillguard.lab.effect import Laboratory, Person  # noqa: E402

@@ -38,19 +38,19 @@ import comfy.sd  # noqa: E402
 from goldens.dormant_parts import ANIMATOR, Parts  # noqa: E402
 from goldens.folder import Folder  # noqa: E402
 from stillguard.engine import Objective, Observation, Term  # noqa: E402
+from stillguard.engine.animators.pose_animator import last_timesteps, load_pose_animator, noise_schedule  # noqa: E402
+from stillguard.engine.compute.half import with_scaled_gradient  # noqa: E402
 from stillguard.engine.draws import SeededDraws  # noqa: E402
-from stillguard.engine.half import with_scaled_gradient  # noqa: E402
 from stillguard.engine.losses import dormant  # noqa: E402
 from stillguard.engine.objective import Loss  # noqa: E402
 from stillguard.engine.picture import resize  # noqa: E402
-from stillguard.engine.surrogates.pose_animator import last_timesteps, load_pose_animator, noise_schedule  # noqa: E402
 from stillguard.engine.surrogates.reference_net import load_reference_net  # noqa: E402
 from stillguard.engine.surrogates.tiny_autoencoder import load_tiny_autoencoder  # noqa: E402
 from stillguard.engine.weights.catalogue import LAB  # noqa: E402
-from stillguard.nodes.bridge import precision  # noqa: E402
 from stillguard.nodes.bridge.autograd import autograd_session  # noqa: E402
-from stillguard.nodes.bridge.image_encoders import image_encoder_from  # noqa: E402
-from stillguard.nodes.bridge.surrogates import Surrogates  # noqa: E402
+from stillguard.nodes.bridge.memory import precision  # noqa: E402
+from stillguard.nodes.bridge.surrogates.image_encoders import image_encoder_from  # noqa: E402
+from stillguard.nodes.bridge.surrogates.residents import Surrogates  # noqa: E402
 from stillguard.nodes.i2v_specs import ContrastiveFramesSpec, TemporalAttentionSpec  # noqa: E402
 from video_models import FILES, Loaded, load  # noqa: E402
 

@@ -53,13 +53,7 @@ from stillguard.engine.surrogates.tiny_autoencoder import SHIPPED, TinyAutoencod
 from stillguard.engine.transforms import GaussianNoise  # noqa: E402
 from stillguard.lab.train_autoencoder import draw_batch, load_pictures  # noqa: E402
 from stillguard.lab.training import Training, run  # noqa: E402
-from stillguard.nodes.bridge.purify_diffusion import (  # noqa: E402
-    GridSettings,
-    LatentForm,
-    dds_images,
-    diffpure_images,
-    gridpure_images,
-)
+from stillguard.nodes.bridge.attack.purify_diffusion import GridSettings, LatentForm, dds_images, diffpure_images, gridpure_images  # noqa: E402
 
 CACHE = paths.BENCH / "purifiers"
 NOISIEST = 250  # steps of 1000 that the denoisers learn; purifiers ask for no more

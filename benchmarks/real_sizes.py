@@ -3,7 +3,7 @@
     nox -s benchmarks -- real_sizes [--only WORD]
 
 Networks are core's and the pack's own at published widths, without memory for their weights, in half precision. Their passes are gone
-through by the code that a run asks before it starts (nodes/bridge/room.py). Between two sizes needs are interpolated by pixels.
+through by the code that a run asks before it starts (nodes/bridge/memory/room.py). Between two sizes needs are interpolated by pixels.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ from comfy.ldm.models.autoencoder import AutoencoderKL, AutoencodingEngine  # no
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
 from comfy.model_patcher import ModelPatcher  # noqa: E402
 from dormant_step import FRAMES, FULL, NETS, Scene  # noqa: E402
-from stillguard.nodes.bridge import room, views  # noqa: E402
 from stillguard.nodes.bridge.autograd import autograd_session  # noqa: E402
+from stillguard.nodes.bridge.memory import room  # noqa: E402
+from stillguard.nodes.bridge.surrogates import views  # noqa: E402
 from stillguard.nodes.bridge.video import model as video_model  # noqa: E402
 from stillguard.nodes.bridge.video.conditioner import Conditioner, VideoSize  # noqa: E402
 from stillguard.nodes.bridge.video.families import FAMILIES  # noqa: E402

@@ -10,8 +10,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from .compute.half import Scales
 from .draws import Draws, seeded_draws, stream
-from .half import Scales
 from .objective import Objective
 from .observation import Observation, Sight
 from .picture import check_finite, split_alpha, strips

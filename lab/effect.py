@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..engine.animators.lab_victim import NETWORKS, LabVictim
 from ..engine.metrics.visibility import psnr
 from ..engine.picture import resize
 from ..engine.transforms import GaussianBlur
-from ..engine.victims.lab_victim import NETWORKS, LabVictim
 from ..engine.weights.catalogue import LAB, VICTIMS
 from .networks import Lab
 from .pairs import Pair

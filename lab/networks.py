@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..engine.animate import animate
+from ..engine.animators.clip import animate
+from ..engine.animators.pose_animator import last_timesteps, load_pose_animator, noise_schedule
 from ..engine.losses import dormant
 from ..engine.objective import Loss, Objective, Term
 from ..engine.observation import Observation
-from ..engine.surrogates.pose_animator import last_timesteps, load_pose_animator, noise_schedule
 from ..engine.surrogates.reference_net import load_reference_net
 from ..engine.surrogates.sd_unet import LATENT_SCALE
 from ..engine.surrogates.tiny_autoencoder import load_tiny_autoencoder

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..engine.surrogates.pose_animator import noise_schedule
+from ..engine.animators.pose_animator import noise_schedule
 from ..engine.surrogates.sd_unet import LATENT_SCALE
 from ..engine.surrogates.tiny_autoencoder import SHIPPED, TinyAutoencoder, load_tiny_autoencoder
 from ..engine.weights.reading import load_own

@@ -20,9 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..engine.animators.autoencoder import VictimAutoencoder
+from ..engine.animators.lab_victim import FILE, NETWORKS, SIDE
 from ..engine.metrics.visibility import psnr
-from ..engine.victims.autoencoder import VictimAutoencoder
-from ..engine.victims.lab_victim import FILE, NETWORKS, SIDE
 from ..engine.weights.reading import load_own
 from .pairs import Pair, load_pairs
 from .train_animator import CLOSER

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from ..engine.animators.pose_animator import last_timesteps, noise_schedule
 from ..engine.losses import dormant
-from ..engine.surrogates.pose_animator import last_timesteps, noise_schedule
 from ..engine.surrogates.reference_net import ANIMATE_ANYONE
 from ..engine.weights.catalogue import catalogue
-from .bridge.views import embedding_width
-from .model_files import find_file
+from .bridge.model_files import find_file
+from .bridge.surrogates.views import embedding_width
 
 if TYPE_CHECKING:
     import comfy.clip_vision
     import comfy.sd
 
-    from .bridge.animators import LoadedPoseAnimator, LoadedReferenceNet
-    from .bridge.surrogates import Surrogates
-    from .bridge.views import Preparation
+    from .bridge.surrogates.animators import LoadedPoseAnimator, LoadedReferenceNet
+    from .bridge.surrogates.residents import Surrogates
+    from .bridge.surrogates.views import Preparation
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import comfy.sd
     from comfy.model_patcher import ModelPatcher
 
-    from .bridge.surrogates import Surrogates
+    from .bridge.surrogates.residents import Surrogates
     from .bridge.video.conditioner import VideoSize
     from .bridge.video.families import Conditioning, Family
     from .bridge.video.model import Sampling

@@ -1,80 +1,50 @@
-"""What every node may expect of what comes through its sockets, checked in one place before it runs."""
+"""Inputs that nodes of several rooms have."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io
-from torch import Tensor
 
-from ..engine.picture import split_alpha
+from ..engine.draws import SEEDS
+from .sockets import EoTSocket
 
-# What gives each kind of socket its content.
-_GIVERS = {
-    "IMAGE": "Load Image",
-    "MASK": "Load Image (as Mask)",
-    "MODEL": "Load Diffusion Model or Load Checkpoint",
-    "VAE": "Load VAE",
-    "CLIP": "Load CLIP",
-    "CLIP_VISION": "Load CLIP Vision",
-    "CONDITIONING": "CLIP Text Encode (Prompt)",
-    "UPSCALE_MODEL": "Load Upscale Model",
-}
+VICTIMS_VAE = "The VAE that the attacker's model uses, or one like it."
+FAST, LOW_MEMORY = "fast", "low memory"
 
 
-def checked(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
-    """The node, whose `execute` is given sockets that hold what they promise: see `sound`."""
-    declared = {one.id: one for one in node.define_schema().inputs}
-
-    class Checked(node):  # type: ignore[misc, valid-type]
-        @classmethod
-        def execute(cls, **inputs: Any) -> io.NodeOutput:
-            return super().execute(**{name: sound(declared[name], value) if name in declared else value for name, value in inputs.items()})
-
-    Checked.__name__, Checked.__qualname__, Checked.__module__ = node.__name__, node.__qualname__, node.__module__
-    Checked.__doc__ = node.__doc__
-    return Checked
+def weight_input(default: float, name: str = "weight") -> io.Float.Input:
+    tooltip = "How much this loss counts beside the others; 0 leaves it out at no cost."
+    return io.Float.Input(name, default=default, min=0.0, max=10000.0, step=0.01, tooltip=tooltip)
 
 
-def sound(socket: io.Input, value: Any) -> Any:
-    """What arrived at a socket: pictures as fp32 [B,H,W,C] with B of at least 1 and C of 1, 3 or 4, masks as fp32 [B,H,W].
-
-    Raises ValueError, one sentence, for a socket that is connected and holds nothing, for other pictures and masks, and for a VAE of sound.
-    """
-    kinds = socket.get_io_type().split(",")
-    if value is None and not isinstance(socket, io.WidgetInput):
-        giver = " or ".join(_GIVERS.get(kind, "another node") for kind in kinds) + (", or nothing" if socket.optional else "")
-        raise ValueError(f"What is connected to `{socket.id}` gives nothing, as a loader whose file lacks it does: connect {giver}.")
-    if isinstance(value, Tensor) and "IMAGE" in kinds:
-        _check_pictures(socket.id, value)
-        # Of videos, which a measure reads a few frames at a time, there may be no room for a second copy.
-        return value.float() if kinds == ["IMAGE"] else value
-    if "MASK" in kinds:
-        return _mask(socket.id, value)
-    if "VAE" in kinds and (value.latent_dim == 1 or value.output_channels == 2):
-        raise ValueError(f"The VAE at `{socket.id}` is one of sound or shapes: connect one of pictures or videos with Load VAE.")
-    return value
+def steps_input() -> io.Int.Input:
+    tooltip = "Each step runs every surrogate forward and backward once."
+    return io.Int.Input("steps", default=100, min=0, max=100000, tooltip=tooltip)
 
 
-def _check_pictures(name: str, pictures: Tensor) -> None:
-    if pictures.ndim != 4:
-        raise ValueError(f"`{name}` has the shape {_shape(pictures)} and pictures are [B,H,W,C]: connect a node that gives an IMAGE.")
-    if not pictures.numel():
-        raise ValueError(f"`{name}` holds no picture ({_shape(pictures)}): connect a node that gives at least one.")
-    split_alpha(pictures.movedim(-1, 1))
+def seed_input() -> io.Int.Input:
+    tooltip = "Same seed, same graph, same machine: same picture, up to the rounding of GPU kernels."
+    return io.Int.Input("seed", default=0, min=0, max=SEEDS - 1, control_after_generate=True, tooltip=tooltip)
 
 
-def _mask(name: str, mask: Tensor) -> Tensor:
-    """Masks of other nodes may lack the batch, or have the one channel of a picture at either end."""
-    if mask.ndim == 4 and 1 in (mask.shape[1], mask.shape[3]):
-        mask = mask[..., 0] if mask.shape[3] == 1 else mask[:, 0]
-    mask = mask[None] if mask.ndim == 2 else mask
-    if mask.ndim != 3 or not mask.numel():
-        raise ValueError(
-            f"`{name}` has the shape {_shape(mask)} and a mask is [B,H,W]: connect a MASK, for instance of Convert Image to Mask."
-        )
-    return mask.float()
+def working_size_input() -> io.Int.Input:
+    tooltip = "Longer side at which the models see the photo. The photo itself keeps its size."
+    return io.Int.Input("working_size", default=512, min=64, max=8192, step=8, tooltip=tooltip)
 
 
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "of a number"
+def memory_input(tooltip: str | None = None, *, advanced: bool = False) -> io.Combo.Input:
+    usual = "Low memory recomputes instead of keeping, and large networks take turns on the GPU: slower, same result up to rounding."
+    return io.Combo.Input("memory", options=[FAST, LOW_MEMORY], tooltip=tooltip or usual, advanced=advanced)
+
+
+def eot_input(tooltip: str) -> io.Custom.Input:
+    return EoTSocket.Input("eot", optional=True, tooltip=tooltip)
+
+
+def mask_input() -> io.Mask.Input:
+    tooltip = "0: untouched to the bit; between, it scales the budget. Load Image's mask marks transparency: invert it."
+    return io.Mask.Input("mask", optional=True, tooltip=tooltip)
+
+
+def precision_input() -> io.Combo.Input:
+    tooltip = "Auto takes fp16 on a GPU that is fast with it, and fp32 elsewhere. On the CPU bf16 halves the memory, and is slow."
+    return io.Combo.Input("precision", options=["auto", "fp32", "bf16", "fp16"], advanced=True, tooltip=tooltip)

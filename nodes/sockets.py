@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 if TYPE_CHECKING:
     from ..engine.objective import Loss
-    from .bridge.surrogates import Surrogates
+    from .bridge.surrogates.residents import Surrogates
 
 LossSocket = io.Custom("STILLGUARD_LOSS")
 EoTSocket = io.Custom("STILLGUARD_EOT")

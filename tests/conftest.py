@@ -74,7 +74,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, vgg_file: Path) -> Iterator
     animator_files.publish(weights)
     animator_files.stable_diffusion(base / "models" / "checkpoints")
     # In a process of its own, since it needs ComfyUI's modules and only some tests do.
-    subprocess.run([sys.executable, "-m", "bench.video_files", str(base / "models")], check=True, cwd=ROOT / "tests")
+    subprocess.run([sys.executable, "-m", "bench.video_files", str(base / "models")], check=True, cwd=ROOT / "tools")
     # One thread: with more, small networks spend their time waiting for each other on a busy machine.
     with ComfyServer(base, packs=[ROOT / "tests" / "testkit"], threads=1) as running:
         yield running

@@ -39,7 +39,7 @@ def comfy_on(gpu: PretendGPU, vram: str = "NORMAL_VRAM", *, cpu_vae: bool = Fals
     """
     import comfy.cli_args
     import comfy.model_management as management
-    from stillguard.nodes.bridge import precision
+    from stillguard.nodes.bridge.memory import precision
 
     values = {"cpu_state": management.CPUState.GPU, "vram_state": management.VRAMState[vram], "lowvram_available": True}
     answers = {"get_torch_device": CUDA, "get_all_torch_devices": [CUDA], "is_nvidia": True, "is_amd": False, "is_intel_xpu": False}
@@ -97,8 +97,8 @@ def mask() -> Tensor:
 def protect(folder: Path, *, low_memory: bool) -> Tensor:
     """VAE, image encoder and LPIPS, with a soft mask, transparency and every family of EoT."""
     from stillguard.engine.transforms import EoT
-    from stillguard.nodes.losses_dormant import CLIPSemanticLoss, LPIPSPenalty, VAELatentLoss
-    from stillguard.nodes.protect import Protect
+    from stillguard.nodes.losses.dormant import CLIPSemanticLoss, LPIPSPenalty, VAELatentLoss
+    from stillguard.nodes.protect.protect import Protect
 
     losses = (
         *execute(VAELatentLoss, vae=vae(), weight=10.0, latent_scale=0.0),
@@ -123,7 +123,7 @@ def protect(folder: Path, *, low_memory: bool) -> Tensor:
 
 def dormant(profile: str) -> Callable[..., Tensor]:
     def run(folder: Path, *, low_memory: bool) -> Tensor:
-        from stillguard.nodes.dormant import WEIGHTS, Dormant
+        from stillguard.nodes.protect.dormant import WEIGHTS, Dormant
 
         nets, animator = animators(folder)
         return execute(
@@ -160,7 +160,7 @@ class PretendCLIP:
 
 def animators(folder: Path) -> tuple[dict[str, Any], Any]:
     """A ReferenceNet that reads the picture, one that reads text, and the animator."""
-    from stillguard.nodes.bridge.animators import pose_animator_from, reference_net_from
+    from stillguard.nodes.bridge.surrogates.animators import pose_animator_from, reference_net_from
 
     files = animator_files.animate_anyone(folder / "animators") if not (folder / "animators").exists() else None
     files = files or {path.stem: path for path in (folder / "animators").glob("*.safetensors")}
@@ -173,7 +173,7 @@ def animators(folder: Path) -> tuple[dict[str, Any], Any]:
 def i2vguard(family: str, **changes: object) -> Callable[..., Tensor]:
     def run(folder: Path, *, low_memory: bool) -> Tensor:
         from stillguard.nodes.bridge.video.model import Sampling
-        from stillguard.nodes.i2vguard import I2VGuard
+        from stillguard.nodes.protect.i2vguard import I2VGuard
 
         loaded = load(family, folder)
         chosen = {name: change() if callable(change) else change for name, change in changes.items()}
@@ -196,7 +196,7 @@ def i2vguard(family: str, **changes: object) -> Callable[..., Tensor]:
 
 
 def animate_pose(folder: Path) -> Tensor:
-    from stillguard.nodes.animators import AnimatePose
+    from stillguard.nodes.surrogates.animators import AnimatePose
 
     nets, animator = animators(folder)
     poses = torch.rand(3, SIDE, SIDE, 3, generator=torch.Generator().manual_seed(2))
@@ -206,13 +206,13 @@ def animate_pose(folder: Path) -> Tensor:
 
 
 def lab_victim(folder: Path) -> Tensor:
-    from stillguard.nodes.lab_victim import AnimateLabVictim
+    from stillguard.nodes.attack.lab_victims import AnimateLabVictim
 
     return execute(AnimateLabVictim, image=photo(), pose=photo(), victim="unet", steps=1, seed=1)
 
 
 def impress(folder: Path, *, low_memory: bool) -> Tensor:
-    from stillguard.nodes.purify import PurifyImpress
+    from stillguard.nodes.attack.purify import PurifyImpress
 
     numbers = {"iterations": 2, "learning_rate": 0.01, "alpha": 0.1, "threshold": 0.0, "start_noise": 0.1, "seed": 1}
     memory = "low" if low_memory else "fast"
@@ -221,7 +221,7 @@ def impress(folder: Path, *, low_memory: bool) -> Tensor:
 
 def diffusion(node: str, **numbers: object) -> Callable[..., Tensor]:
     def run(folder: Path) -> Tensor:
-        from stillguard.nodes import purify_diffusion
+        from stillguard.nodes.attack import purify_diffusion
         from testkit import tiny_image_model
 
         sockets = {"model": tiny_image_model("sd15"), "vae": vae(), "positive": [[randn(1, 7, 16, seed=0), {}]]}
@@ -232,8 +232,8 @@ def diffusion(node: str, **numbers: object) -> Callable[..., Tensor]:
 
 def with_adm(node: str, **numbers: object) -> Callable[..., Tensor]:
     def run(folder: Path) -> Tensor:
-        from stillguard.nodes import purify_diffusion
-        from stillguard.nodes.bridge.adm import adm_from
+        from stillguard.nodes.attack import purify_diffusion
+        from stillguard.nodes.bridge.attack.adm import adm_from
 
         path = folder / "small_adm.safetensors"
         loaded = adm_from(path if path.exists() else small_adm(folder), "fp32")
@@ -244,7 +244,7 @@ def with_adm(node: str, **numbers: object) -> Callable[..., Tensor]:
 
 def upscaling(node: str, **numbers: object) -> Callable[..., Tensor]:
     def run(folder: Path) -> Tensor:
-        from stillguard.nodes import purify
+        from stillguard.nodes.attack import purify
         from testkit import fourfold_vae, tiny_image_model
 
         text = [[randn(1, 7, 16, seed=0), {}]]
@@ -300,7 +300,7 @@ def metric_files(folder: Path) -> None:
 
 
 def compared(folder: Path) -> Any:
-    from stillguard.nodes.compare import CompareVideos
+    from stillguard.nodes.evaluate.compare import CompareVideos
 
     frames = torch.rand(17, 48, 48, 3, generator=torch.Generator().manual_seed(3))
     noise = 0.05 * randn(17, 48, 48, 3, seed=4)

@@ -13,11 +13,11 @@ import torch
 from diffusers.models.attention_processor import Attention
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from stillguard.engine.surrogates.pose_animator import load_pose_animator
+from stillguard.engine.animators.autoencoder import VictimAutoencoder
+from stillguard.engine.animators.lab_victim import FILE, NETWORKS, LabVictim
+from stillguard.engine.animators.pose_animator import load_pose_animator
 from stillguard.engine.surrogates.reference_net import load_reference_net
 from stillguard.engine.surrogates.tiny_autoencoder import load_tiny_autoencoder
-from stillguard.engine.victims.autoencoder import VictimAutoencoder
-from stillguard.engine.victims.lab_victim import FILE, NETWORKS, LabVictim
 from stillguard.engine.weights.reading import WeightsError
 from stillguard.lab import animator, train_animator, train_encoder, train_measure, train_victims
 from stillguard.lab.pairs import Pair, load_pairs, openpose

@@ -79,7 +79,7 @@ def test_the_check_of_imports_sees_every_form(tmp_path: Path) -> None:
     file = ROOT / "engine" / "losses" / "dormant.py"
     assert within(imported(file), "stillguard.engine.observation")
     assert within(imported(ROOT / "nodes" / "bridge" / "autograd.py"), "comfy")
-    assert within(imported(ROOT / "nodes" / "bridge" / "run.py"), "stillguard.engine.attack")
+    assert within(imported(ROOT / "nodes" / "bridge" / "protect" / "run.py"), "stillguard.engine.attack")
 
 
 def test_requirements_txt_says_the_same_as_pyproject() -> None:

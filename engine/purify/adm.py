@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..packages import needed
-from ..surrogates.sd_unet import State, on_meta
+from ..weights.filling import State, on_meta
 from ..weights.reading import WeightsError, read_weights
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..compute.half import Scales
 from ..draws import stream
-from ..half import Scales
 from ..surrogates.perceptual import PerceptualNetwork
 
 LAST_RATE = 1e-5

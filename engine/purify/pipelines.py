@@ -11,17 +11,7 @@ from torch import Tensor
 from ..draws import following
 from ..picture import check_finite, split_alpha
 from ..transforms import Transform
-from .edits import (
-    Crop,
-    GaussianBlur,
-    GaussianNoise,
-    JPEGFile,
-    MedianBlur,
-    Resize,
-    Rotate,
-    SaltAndPepper,
-    WebPFile,
-)
+from .edits import Crop, GaussianBlur, GaussianNoise, JPEGFile, MedianBlur, Resize, Rotate, SaltAndPepper, WebPFile
 
 
 @dataclass(frozen=True)

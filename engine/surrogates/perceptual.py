@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..half import with_scaled_gradient
+from ..compute.half import with_scaled_gradient
 from ..packages import needed
 from ..weights.reading import read_weights
 

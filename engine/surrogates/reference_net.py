@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from ..half import with_scaled_gradient
+from ..compute.half import with_scaled_gradient
 from ..packages import needed
+from ..weights.filling import State, fill, on_meta
 from ..weights.reading import WeightsError, read_weights
-from .sd_unet import GROUPS, HEADS, State, check_family, fill, from_ldm, on_meta, spatial_blocks, unet_config
+from .sd_unet import GROUPS, HEADS, check_family, from_ldm, spatial_blocks, unet_config
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel

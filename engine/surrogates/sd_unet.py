@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..packages import needed
-from ..unpatched import unpatched
+from ..weights.filling import State
 from ..weights.reading import WeightsError
 
 LATENT_SCALE = 0.18215
@@ -17,8 +16,6 @@ LATENT_SCALE = 0.18215
 
 # Neither can be told from the shapes in a file. All published networks of the family have these.
 HEADS, GROUPS = 8, 32
-
-State = dict[str, Tensor]
 
 
 def unet_config(state: State, *, heads: int = HEADS, groups: int = GROUPS) -> dict[str, Any]:
@@ -72,32 +69,6 @@ def from_ldm(state: State, prefix: str, name: str) -> tuple[State, set[str]]:
     )
     used = {id(value) for value in converted.values()}
     return converted, {f"{prefix}{key}" for key, value in inner.items() if id(value) not in used}
-
-
-def on_meta(make: Callable[[], nn.Module]) -> nn.Module:
-    """Build a network without memory for its weights, which come from a file anyway."""
-    with torch.device("meta"):
-        return unpatched(make())
-
-
-def fill(network: nn.Module, state: State, dtype: torch.dtype, *, name: str, what: str, unknown: Iterable[str] = ()) -> None:
-    """Give a network from `on_meta` the tensors of `state`, which must be its own and no others; freeze it in eval mode.
-
-    Raises WeightsError, naming tensors, where they are not; `unknown` are names that were already found to have no place.
-    """
-    wanted = network.state_dict()
-    wrong = [key for key, tensor in wanted.items() if key in state and state[key].shape != tensor.shape]
-    problems = {
-        "lacks": wanted.keys() - state.keys(),
-        "has unknown": {*(state.keys() - wanted.keys()), *unknown},
-        "has other shapes for": wrong,
-    }
-    found = [f"{label} {', '.join(sorted(keys)[:3])} ({len(keys)} in all)" for label, keys in problems.items() if keys]
-    if found:
-        raise WeightsError(f"{name} is not {what}, because it {' and '.join(found)}: choose another file.")
-    # Copied even where the dtype is right: a file mapped from disk may change or vanish, and lies unaligned.
-    network.load_state_dict({key: state[key].to(dtype, copy=True) for key in wanted}, assign=True)
-    network.eval().requires_grad_(False)
 
 
 def spatial_blocks(unet: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -10,7 +10,7 @@ import comfy.model_management
 import torch
 from torch import nn
 
-from ...engine.unpatched import own_attention
+from ...engine.compute.unpatched import own_attention
 
 # Versions of ComfyUI that compile their models do so whatever `in_training` says; this is their switch.
 _COMPILER = "disable_comfy_compiler"

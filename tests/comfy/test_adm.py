@@ -34,7 +34,7 @@ def test_loads_a_file_and_tells_what_is_wrong_with_others(client: Client, server
 def test_runs_under_comfyuis_memory_management(comfy: None, tmp_path: Path) -> None:
     """As nodes run: loaded and used under inference mode."""
     import comfy.model_management
-    from stillguard.nodes.bridge.adm import adm_from
+    from stillguard.nodes.bridge.attack.adm import adm_from
 
     official = load_file(DATA / "official.safetensors")
     with torch.inference_mode():
@@ -52,7 +52,7 @@ def test_runs_under_comfyuis_memory_management(comfy: None, tmp_path: Path) -> N
 @pytest.mark.parametrize(("side", "rows"), [(128, 1), (64, 3)])
 def test_a_pass_needs_no_more_memory_than_it_says(comfy: None, tmp_path: Path, side: int, rows: int) -> None:
     """The published layout at an eighth of its width."""
-    from stillguard.nodes.bridge.adm import adm_from
+    from stillguard.nodes.bridge.attack.adm import adm_from
 
     shapes = {name: [length // 8 if length >= 256 else length for length in tensor.shape] for name, tensor in published_shapes().items()}
     save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, tmp_path / "narrow.safetensors")

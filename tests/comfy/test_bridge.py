@@ -88,7 +88,7 @@ def directional_error(function: object, image: Tensor) -> float:
 def test_vae_equals_core_bit_for_bit_and_has_its_gradient(kind: object, image: Tensor, tmp_path: Path) -> None:
     """And the cached VAE keeps its own tensors and results."""
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates import Surrogates
+    from stillguard.nodes.bridge.surrogates.residents import Surrogates
 
     with torch.inference_mode():
         vae = kind(tmp_path)
@@ -113,7 +113,7 @@ def test_vae_equals_core_bit_for_bit_and_has_its_gradient(kind: object, image: T
 
 def test_one_view_per_socket_however_many_losses_use_it(tmp_path: Path) -> None:
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates import Surrogates
+    from stillguard.nodes.bridge.surrogates.residents import Surrogates
 
     with torch.inference_mode():
         vae = shipped_vae(tmp_path)
@@ -127,7 +127,7 @@ def test_one_view_per_socket_however_many_losses_use_it(tmp_path: Path) -> None:
 def test_clip_vision_equals_core_and_has_a_gradient(size: tuple[int, int], astronaut: Tensor) -> None:
     """Core's own encode_image rounds to 8 bits, so its gradient is exactly zero."""
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates import Surrogates
+    from stillguard.nodes.bridge.surrogates.residents import Surrogates
     from testkit import tiny_clip_vision
 
     picture = torch.nn.functional.interpolate(astronaut, size=size, mode="bilinear")
@@ -173,7 +173,7 @@ def test_session_restores_everything_even_when_cancelled(astronaut: Tensor) -> N
 
 
 def test_siglip2_is_refused_by_name() -> None:
-    from stillguard.nodes.bridge.views import DifferentiableCLIPVision
+    from stillguard.nodes.bridge.surrogates.views import DifferentiableCLIPVision
 
     class SigLIP2:
         model_type = "siglip2_vision_model"
@@ -200,7 +200,7 @@ def dynamic_vram(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", [shipped_vae, pair_vae])
 def test_a_dynamic_vaes_copy_has_the_dtype_that_its_gradient_needs(kind: object, image: Tensor, tmp_path: Path) -> None:
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates import Surrogates
+    from stillguard.nodes.bridge.surrogates.residents import Surrogates
 
     with torch.inference_mode():
         vae = kind(tmp_path)
@@ -219,7 +219,7 @@ def test_a_dynamic_vaes_copy_has_the_dtype_that_its_gradient_needs(kind: object,
 
 def test_a_vae_in_half_precision_keeps_its_gradient(image: Tensor, tmp_path: Path) -> None:
     """A mean over many elements gives gradients below what fp16 can hold."""
-    from stillguard.nodes.bridge.views import DifferentiableVAE
+    from stillguard.nodes.bridge.surrogates.views import DifferentiableVAE
 
     vae = pair_vae(tmp_path)
     view = DifferentiableVAE(vae)

@@ -25,9 +25,9 @@ def features(net: object, latent: Tensor) -> tuple[Tensor, ...]:
 
 def test_weights_that_became_inference_tensors_can_be_differentiated_through(files: dict[str, Path]) -> None:
     """ComfyUI moves models while it runs other nodes, under inference mode, and what it moves there autograd refuses."""
-    from stillguard.nodes.bridge.animators import reference_net_from
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates import Surrogates
+    from stillguard.nodes.bridge.surrogates.animators import reference_net_from
+    from stillguard.nodes.bridge.surrogates.residents import Surrogates
 
     with torch.inference_mode():
         loaded = reference_net_from(files["reference_unet"], "auto")
@@ -51,12 +51,12 @@ def test_weights_that_became_inference_tensors_can_be_differentiated_through(fil
 def gradient(files: dict[str, Path], *, low_memory: bool) -> Tensor:
     """Of the frame loss and a ReferenceNet's, through the bridge's own residency."""
     from stillguard.engine import Objective, Observation, Term
+    from stillguard.engine.animators.pose_animator import last_timesteps, noise_schedule
     from stillguard.engine.draws import SeededDraws
     from stillguard.engine.losses import dormant
-    from stillguard.engine.surrogates.pose_animator import last_timesteps, noise_schedule
-    from stillguard.nodes.bridge.animators import pose_animator_from, reference_net_from
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates import Surrogates
+    from stillguard.nodes.bridge.surrogates.animators import pose_animator_from, reference_net_from
+    from stillguard.nodes.bridge.surrogates.residents import Surrogates
     from support import RandomEncoder
 
     parts = (files["denoising_unet"], files["motion_module"], files["pose_guider"])
@@ -88,7 +88,7 @@ def test_low_memory_gives_the_same_gradient_and_leaves_everything_as_it_was(
     files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, turns: bool
 ) -> None:
     """With turns, UNets are copied in and out as on a GPU, with the CPU in its place."""
-    from stillguard.nodes.bridge import surrogates
+    from stillguard.nodes.bridge.surrogates import residents as surrogates
 
     fast = gradient(files, low_memory=False)
     monkeypatch.setattr(surrogates, "takes_turns", lambda: turns)
@@ -100,7 +100,7 @@ def test_low_memory_gives_the_same_gradient_and_leaves_everything_as_it_was(
 
 @pytest.mark.parametrize(("precision", "dtype"), [("auto", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
 def test_precision(files: dict[str, Path], precision: str, dtype: torch.dtype) -> None:
-    from stillguard.nodes.bridge.animators import reference_net_from
+    from stillguard.nodes.bridge.surrogates.animators import reference_net_from
 
     if precision == "auto" and torch.cuda.is_available():
         pytest.skip("auto is fp32 on the CPU only")
@@ -118,7 +118,7 @@ def test_the_empty_prompts_embedding_is_the_text_encoders_last_hidden_state(tmp_
     """Core's CLIP socket against transformers' CLIPTextModel, which the official code uses, at the real size."""
     import comfy.sd
     from safetensors.torch import save_file
-    from stillguard.nodes.bridge.text import empty_prompt
+    from stillguard.nodes.bridge.surrogates.text import empty_prompt
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = CLIPTextConfig(
@@ -143,7 +143,7 @@ def test_the_empty_prompts_embedding_is_the_text_encoders_last_hidden_state(tmp_
 @pytest.mark.parametrize("crop", [True, False])
 def test_clip_vision_is_prepared_as_core_prepares_it(crop: bool, astronaut: Tensor) -> None:
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates import Surrogates
+    from stillguard.nodes.bridge.surrogates.residents import Surrogates
     from testkit import tiny_clip_vision
 
     picture = torch.nn.functional.interpolate(astronaut, size=(100, 180), mode="bilinear")

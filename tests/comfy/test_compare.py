@@ -46,7 +46,7 @@ def write_video(path: Path, frames: int, codec: str = "h264", pixels: str = "yuv
 
 
 def clip_of(frames: Any) -> Any:
-    from stillguard.nodes.bridge.compare import clip_of
+    from stillguard.nodes.bridge.evaluate.compare import clip_of
 
     return clip_of(frames)
 
@@ -89,7 +89,7 @@ def test_two_branches_may_hold_the_same_buffer(tmp_path: Path) -> None:
 
 def test_a_trimmed_video_is_not_decoded_beyond_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from comfy_api.latest import InputImpl
-    from stillguard.nodes.bridge import compare
+    from stillguard.nodes.bridge.evaluate import compare
 
     asked = 0
     demux = compare._FewPackets.demux
@@ -127,7 +127,7 @@ def test_what_is_no_video_is_refused_in_a_sentence(tmp_path: Path) -> None:
 
 
 def test_encoders_that_cannot_serve_are_named() -> None:
-    from stillguard.nodes.bridge.compare import aesthetic_embedder, interpolator
+    from stillguard.nodes.bridge.evaluate.compare import aesthetic_embedder, interpolator
     from testkit import tiny_clip_vision
 
     with pytest.raises(ValueError, match=r"768 numbers, 224 px.* gives 32 numbers"):
@@ -153,7 +153,7 @@ def rife() -> Any:
 @pytest.mark.parametrize("size", [(64, 128), (72, 100)])
 def test_the_frame_between_two_is_that_of_cores_node(rife: Any, size: tuple[int, int]) -> None:
     from comfy_extras.nodes_frame_interpolation import FrameInterpolate
-    from stillguard.nodes.bridge.compare import interpolator
+    from stillguard.nodes.bridge.evaluate.compare import interpolator
 
     frames = torch.rand(3, *size, 3, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -166,7 +166,7 @@ def test_the_frame_between_two_is_that_of_cores_node(rife: Any, size: tuple[int,
 
 
 def test_clip_embeddings_are_cores_and_its_model_stays_as_it_was() -> None:
-    from stillguard.nodes.bridge.compare import clip_embedder
+    from stillguard.nodes.bridge.evaluate.compare import clip_embedder
     from testkit import tiny_clip_vision
 
     model = tiny_clip_vision()
@@ -208,8 +208,8 @@ class Faces:
 def test_weights_are_found_by_the_catalogues_names_and_sockets_serve_their_measures(weights: Path, rife: Any) -> None:
     import comfy.clip_vision
     from stillguard.engine.metrics.comparison import CLEAN, PROTECTED
-    from stillguard.nodes.bridge.compare import compare_videos
-    from stillguard.nodes.measures import Means, measures_of
+    from stillguard.nodes.bridge.evaluate.compare import compare_videos
+    from stillguard.nodes.evaluate.measures import Means, measures_of
     from testkit import TINY_CLIP
 
     encoder = comfy.clip_vision.ClipVisionModel({**TINY_CLIP, "patch_size": 14, "projection_dim": 768})
@@ -365,8 +365,8 @@ cpu_shim.install()
 sys.path.insert(0, str(comfyui()))
 import comfy.cli_args
 comfy.cli_args.args.cpu = True
-from stillguard.nodes.bridge.compare import compare_videos
-from stillguard.nodes.measures import Means, measures_of
+from stillguard.nodes.bridge.evaluate.compare import compare_videos
+from stillguard.nodes.evaluate.measures import Means, measures_of
 from comfy_api.latest import InputImpl
 
 clean, protected = (InputImpl.VideoFromFile(path) for path in sys.argv[1:])

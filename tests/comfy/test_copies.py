@@ -67,8 +67,8 @@ def loaded_before(model: ModelPatcher) -> ModelPatcher:
 
 def gradient(loaded: Loaded, model: ModelPatcher, *, low_memory: bool) -> tuple[float, Tensor, Tensor]:
     """The loss, its gradient, and the noise level in the middle."""
-    from stillguard.nodes.bridge import surrogates
     from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.surrogates import residents as surrogates
     from stillguard.nodes.i2v_specs import ContrastiveFramesSpec
 
     photo = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -103,7 +103,7 @@ def test_a_patched_model_is_never_run_unpatched(wan: Loaded, patch: Callable[[Mo
         sigma = model.get_model_object("model_sampling").percent_to_sigma(0.5)
     assert float(fast[2]) == pytest.approx(float(sigma))
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.copies import independent_copy
+    from stillguard.nodes.bridge.memory.copies import independent_copy
 
     with autograd_session():
         ours = independent_copy(model).model.state_dict()
@@ -113,7 +113,7 @@ def test_a_patched_model_is_never_run_unpatched(wan: Loaded, patch: Callable[[Mo
 
 def test_a_patch_that_only_cores_loading_applies_is_refused(wan: Loaded) -> None:
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.copies import independent_copy
+    from stillguard.nodes.bridge.memory.copies import independent_copy
 
     model = wan.model.clone()
     model.add_weight_wrapper("diffusion_model.head.head.weight", lambda weight: weight)
@@ -125,7 +125,7 @@ def test_a_copy_is_made_in_the_hosts_memory() -> None:
     """A model that lies on the GPU is not doubled there, not even for a moment."""
     from comfy.model_patcher import ModelPatcher
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.copies import independent_copy
+    from stillguard.nodes.bridge.memory.copies import independent_copy
 
     with PretendGPU() as gpu:
         model = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64)).to("cuda")
@@ -155,7 +155,7 @@ def test_native_handles_are_never_copied(name: str, wrapped: Callable[[Handle], 
     """Under dynamic VRAM models hold pointers; a copy that frees one frees the original's memory."""
     from comfy.model_patcher import ModelPatcher
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.copies import independent_copy
+    from stillguard.nodes.bridge.memory.copies import independent_copy
 
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model.dynamic_pins, model.current_patcher = {"device": Handle()}, ModelPatcher(nn.Linear(1, 1), CPU, CPU)
@@ -188,8 +188,8 @@ def test_the_first_video_is_made_with_the_model_that_is_there(wan: Loaded, low_m
     """Core loads nothing meanwhile, its numbers are those of core's sampler, and a cancelled run ends."""
     import comfy.model_management as management
     from comfy.model_patcher import ModelPatcher
-    from stillguard.nodes.bridge import surrogates
     from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.surrogates import residents as surrogates
 
     import nodes
 
@@ -215,7 +215,7 @@ def test_a_measures_network_that_was_taken_away_in_part_comes_back_whole(comfy: 
     """ComfyUI frees memory for other models module by module; parameters of a module with children never move."""
     import comfy.model_management as management
     from stillguard.engine.metrics.networks.dino import DinoTransformer
-    from stillguard.nodes.bridge.compare import on_device
+    from stillguard.nodes.bridge.evaluate.compare import on_device
 
     network = DinoTransformer(width=64, depth=2, patch=16, positions=197).eval().requires_grad_(False)
     with comfy_on(PretendGPU()) as gpu:
@@ -235,8 +235,8 @@ def test_a_measures_network_that_was_taken_away_in_part_comes_back_whole(comfy: 
 
 def test_a_copy_dies_with_its_run(wan: Loaded) -> None:
     """Without the garbage collector, after fast and low memory."""
-    from stillguard.nodes.bridge import surrogates
     from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.surrogates import residents as surrogates
 
     gc.collect()
     gc.disable()
@@ -263,7 +263,7 @@ class Kept:
     def run(self, *, low_memory: bool = False) -> tuple[Tensor, int]:
         from comfy.model_patcher import ModelPatcher
         from stillguard.engine import RGB, Sign
-        from stillguard.nodes.bridge.run import Settings, protect_images
+        from stillguard.nodes.bridge.protect.run import Settings, protect_images
         from stillguard.nodes.i2v_specs import ContrastiveFramesSpec
 
         photo = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
@@ -291,7 +291,7 @@ def test_the_next_run_finds_the_copies(run: Kept) -> None:
 
 def test_copies_are_freed_when_comfyui_asks_and_when_their_models_go(run: Kept) -> None:
     import comfy.model_management as management
-    from stillguard.nodes.bridge import copies
+    from stillguard.nodes.bridge.memory import copies
 
     gc.collect()
     before = len(copies._KEPT)
@@ -311,7 +311,7 @@ def test_copies_are_freed_when_comfyui_asks_and_when_their_models_go(run: Kept) 
 def test_copies_are_not_kept_where_the_hosts_memory_is_full() -> None:
     import comfy.model_management as management
     from comfy.model_patcher import ModelPatcher
-    from stillguard.nodes.bridge import copies
+    from stillguard.nodes.bridge.memory import copies
 
     original, twin = (ModelPatcher(nn.Linear(2, 2), CPU, CPU) for _ in range(2))
     for free, kept in ((twin.model_size(), False), (twin.model_size() + 1, True)):

@@ -38,7 +38,7 @@ def pictures(*colours: tuple[float, float, float]) -> Tensor:
 
 
 def test_the_largest_face_of_a_picture_is_embedded_and_none_where_there_is_none() -> None:
-    from stillguard.nodes.bridge.identity import face_embedder
+    from stillguard.nodes.bridge.evaluate.identity import face_embedder
 
     found = face_embedder(Analysis())(pictures((0.5, 0.9, 0.0), (0.9, 0.5, 0.0), (0.1, 0.1, 0.1)))
     # insightface reads blue first: the first channel here is the third there.
@@ -47,7 +47,7 @@ def test_the_largest_face_of_a_picture_is_embedded_and_none_where_there_is_none(
 
 def test_a_model_that_only_finds_faces_is_explained() -> None:
     """insightface's Face answers None for what no network computed."""
-    from stillguard.nodes.bridge.identity import face_embedder
+    from stillguard.nodes.bridge.evaluate.identity import face_embedder
 
     class DetectorOnly:
         def get(self, picture: np.ndarray[Any, Any]) -> list[Face]:
@@ -60,7 +60,7 @@ def test_a_model_that_only_finds_faces_is_explained() -> None:
 def test_landmarks_come_from_cores_face_detector() -> None:
     from comfy_extras.nodes_mediapipe import FaceLandmarkerModel
     from stillguard.engine.metrics.landmarks import from_face_mesh
-    from stillguard.nodes.bridge.identity import landmark_finder
+    from stillguard.nodes.bridge.evaluate.identity import landmark_finder
 
     mesh = np.random.RandomState(0).standard_normal((478, 2)).astype(np.float32)
 
@@ -76,7 +76,7 @@ def test_landmarks_come_from_cores_face_detector() -> None:
 
 
 def test_other_sockets_are_refused_in_a_sentence() -> None:
-    from stillguard.nodes.bridge.identity import face_embedder, landmark_finder
+    from stillguard.nodes.bridge.evaluate.identity import face_embedder, landmark_finder
 
     with pytest.raises(ValueError, match=r"insightface input holds a int that finds no faces: connect .*"):
         face_embedder(3)

@@ -23,7 +23,7 @@ HALVES = [torch.float16, torch.bfloat16]
 def folders(comfy: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Model and output folders of this test's own."""
     import folder_paths
-    from stillguard.nodes.model_files import register_model_folders
+    from stillguard.nodes.bridge.model_files import register_model_folders
 
     monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path / "models"))
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
@@ -186,7 +186,7 @@ def test_only_methods_of_stable_diffusion_ask_for_its_vae() -> None:
 def test_image_encoders_come_from_safetensors_files(tmp_path: Path) -> None:
     """Only these hold a configuration; others are neither offered nor read."""
     from stillguard.engine.weights.reading import WeightsError
-    from stillguard.nodes.bridge.image_encoders import image_encoder_from
+    from stillguard.nodes.bridge.surrogates.image_encoders import image_encoder_from
 
     weights = {"visual_projection.weight": torch.zeros(4, 4)}
     for ending in ("bin", "pt", "pth"):

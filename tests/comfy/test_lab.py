@@ -11,9 +11,9 @@ from bench.client import Client, Event, PromptRefused, Result
 from bench.server import ComfyServer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from stillguard.engine.animators.lab_victim import LabVictim
 from stillguard.engine.baselines import random_signs
 from stillguard.engine.files import decode_picture
-from stillguard.engine.victims.lab_victim import LabVictim
 from stillguard.engine.weights.catalogue import LAB, VICTIMS
 from stillguard.lab import train_encoder
 from support import node
@@ -25,7 +25,7 @@ ENCODER = LAB / "stillguard_lab_encoder.safetensors"
 def test_the_image_encoder_is_the_one_that_was_trained(comfy: None, astronaut: torch.Tensor) -> None:
     """Core's network and preparation against transformers' own with the same file."""
     from stillguard.lab.networks import LabEncoder
-    from stillguard.nodes.bridge.image_encoders import image_encoder_from
+    from stillguard.nodes.bridge.surrogates.image_encoders import image_encoder_from
 
     ours = image_encoder_from(ENCODER).encode_image(astronaut.movedim(1, -1), crop=False).image_embeds.float()
     theirs = LabEncoder(ENCODER).embed(astronaut)
@@ -103,7 +103,7 @@ def test_a_victim_animates_in_the_server_as_in_the_engine(
 
 
 def attacked(image: torch.Tensor, pose: torch.Tensor) -> torch.Tensor:
-    from stillguard.nodes.bridge.lab_victims import animate_with_victim
+    from stillguard.nodes.bridge.attack.lab_victims import animate_with_victim
 
     return animate_with_victim(image, pose, "unet", steps=1, seed=3, node_id=None)
 

@@ -42,7 +42,7 @@ def object_info(with_packs: Client) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def victims(comfy: None) -> tuple[Any, ...]:
-    from stillguard.nodes.victim_table import VICTIMS
+    from stillguard.nodes.attack.victim_table import VICTIMS
 
     return VICTIMS
 

@@ -38,7 +38,7 @@ def photo(astronaut: Tensor) -> Tensor:
 def half_on_this_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU: kernels of the CPU compute in half precision too, only slowly."""
     import comfy.model_management
-    from stillguard.nodes.bridge import precision
+    from stillguard.nodes.bridge.memory import precision
 
     monkeypatch.setattr(precision, "gradient_dtype", lambda device: torch.float16)
     monkeypatch.setattr(comfy.model_management, "unet_manual_cast", lambda *_, **__: None)
@@ -59,7 +59,7 @@ def in_dtype(loaded: Loaded, dtype: torch.dtype) -> Loaded:
 
 def gradients(loaded: Loaded, photo: Tensor) -> dict[str, Tensor]:
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates import Surrogates
+    from stillguard.nodes.bridge.surrogates.residents import Surrogates
     from stillguard.nodes.i2v_specs import ContrastiveFramesSpec, TemporalAttentionSpec
 
     spec = loaded.spec(side=SIDE)
@@ -106,9 +106,9 @@ def test_copies_of_a_vae_never_compute_in_bf16(
     folder: Path, photo: Tensor, own: torch.dtype, fast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In fp16 where the device is fast with it, else in fp32; and what they encode is what core encodes, to that rounding."""
-    from stillguard.nodes.bridge import precision
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates import Surrogates
+    from stillguard.nodes.bridge.memory import precision
+    from stillguard.nodes.bridge.surrogates.residents import Surrogates
 
     if fast:
         monkeypatch.setattr(precision, "gradient_dtype", lambda device: torch.float16)
@@ -132,8 +132,8 @@ def test_nothing_computes_in_half_precision_on_a_cpu(folder: Path, photo: Tensor
     import comfy.cli_args
     import comfy.model_management
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.precision import working_dtype
-    from stillguard.nodes.bridge.surrogates import Surrogates
+    from stillguard.nodes.bridge.memory.precision import working_dtype
+    from stillguard.nodes.bridge.surrogates.residents import Surrogates
 
     if comfy.model_management.get_torch_device().type != "cpu":
         pytest.skip("on the CPU only")
@@ -165,7 +165,8 @@ def test_a_vae_that_half_precision_breaks_is_run_in_fp32_and_the_page_says_so(
     said = run_with_text(monkeypatch)
     exact = protect(photo, shipped_vae(), [])
     assert not any("fp32" in text for text in said)
-    from stillguard.nodes.bridge import precision, views
+    from stillguard.nodes.bridge.memory import precision
+    from stillguard.nodes.bridge.surrogates import views
 
     monkeypatch.setattr(precision, "gradient_dtype", lambda device: torch.float16)
     cast = views.cast
@@ -184,9 +185,9 @@ def test_a_vae_that_half_precision_breaks_is_run_in_fp32_and_the_page_says_so(
 
 @pytest.mark.usefixtures("half_on_this_device")
 def test_networks_of_loaders_and_video_models_have_a_way_back_to_fp32(folder: Path, photo: Tensor) -> None:
-    from stillguard.nodes.bridge.animators import pose_animator_from, reference_net_from
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates import Surrogates
+    from stillguard.nodes.bridge.surrogates.animators import pose_animator_from, reference_net_from
+    from stillguard.nodes.bridge.surrogates.residents import Surrogates
 
     files = animator_files.animate_anyone(folder)
     net = reference_net_from(files["reference_unet"], "auto")
@@ -219,7 +220,7 @@ def run_with_text(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def protect(photo: Tensor, vae: comfy.sd.VAE, said: list[str]) -> Tensor:
-    from stillguard.nodes.bridge.run import Settings, protect_images
+    from stillguard.nodes.bridge.protect.run import Settings, protect_images
     from stillguard.nodes.i2v_specs import TargetLatentSpec
 
     settings = Settings(RGB(8.0), Sign(1.0), None, SIDE, 3, 1, low_memory=False)

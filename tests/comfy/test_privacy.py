@@ -117,7 +117,7 @@ def test_any_nesting_is_told_without_them(value: object) -> None:
     ],
 )
 def test_which_settings_are_told(name: str, value: object, expected: object) -> None:
-    from stillguard.nodes.bridge.report import node_settings
+    from stillguard.nodes.bridge.evaluate.report import node_settings
 
     prompt = {"a": {"class_type": "Any", "inputs": {name: value, "link": ["b", 0]}}, "b": {"class_type": "Loop", "inputs": {"x": ["a", 0]}}}
     prompt["report"] = {"class_type": "Report", "inputs": {"comparison": ["a", 0]}}

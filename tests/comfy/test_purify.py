@@ -91,7 +91,7 @@ def inference() -> Iterator[None]:
 @pytest.mark.usefixtures("inference")
 def test_decoding_equals_core_bit_for_bit_and_has_its_gradient(kind: Callable[[], comfy.sd.VAE], image: Tensor) -> None:
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates import Surrogates
+    from stillguard.nodes.bridge.surrogates.residents import Surrogates
 
     vae = kind()
     latent = vae.encode(image[:, :32, :24].clone())
@@ -115,7 +115,7 @@ def test_decoding_equals_core_bit_for_bit_and_has_its_gradient(kind: Callable[[]
 
 @pytest.fixture
 def impress(vgg_file: Path) -> Callable[..., Tensor]:
-    from stillguard.nodes.bridge.purify import ImpressSettings, impress_images
+    from stillguard.nodes.bridge.attack.purify import ImpressSettings, impress_images
 
     def run(image: Tensor, vae: comfy.sd.VAE, *, seed: int = 0, low_memory: bool = False) -> Tensor:
         settings = ImpressSettings(3, 0.01, 0.1, 0.1, 0.1, low_memory=low_memory)
@@ -162,7 +162,7 @@ def test_a_cancelled_run_raises_cores_interruption(impress: Callable[..., Tensor
 
 
 def latent_form() -> object:
-    from stillguard.nodes.bridge.purify_diffusion import LatentForm
+    from stillguard.nodes.bridge.attack.purify_diffusion import LatentForm
     from testkit import tiny_image_model
 
     return LatentForm(tiny_image_model("sd15"), shipped_vae(), prompt())
@@ -171,7 +171,7 @@ def latent_form() -> object:
 @pytest.mark.usefixtures("inference")
 def test_diffpure_in_latents_is_cores_img2img(image: Tensor) -> None:
     """KSampler with an ancestral sampler, denoise 0.15 and no guidance, between VAE Encode and VAE Decode."""
-    from stillguard.nodes.bridge.purify_diffusion import diffpure_images
+    from stillguard.nodes.bridge.attack.purify_diffusion import diffpure_images
 
     import nodes
 
@@ -190,7 +190,7 @@ def test_ddspure_in_latents_is_one_estimate_of_the_model(image: Tensor) -> None:
     import comfy.model_management
     import comfy.sample
     from stillguard.engine.purify.diffusion import timesteps_for
-    from stillguard.nodes.bridge.purify_diffusion import dds_images
+    from stillguard.nodes.bridge.attack.purify_diffusion import dds_images
 
     form = latent_form()
     picture = image.repeat(1, 2, 2, 1)[:, :128, :96]
@@ -207,7 +207,7 @@ def test_ddspure_in_latents_is_one_estimate_of_the_model(image: Tensor) -> None:
 @pytest.mark.usefixtures("inference")
 def test_gridpure_in_latents_purifies_windows_with_noise_of_their_own(image: Tensor) -> None:
     """One light iteration without blending over a picture of one window: its window and, once more, its corners."""
-    from stillguard.nodes.bridge.purify_diffusion import GridSettings, gridpure_images
+    from stillguard.nodes.bridge.attack.purify_diffusion import GridSettings, gridpure_images
 
     form, counted = latent_form(), SimpleNamespace(count=lambda: None)
     picture = image.movedim(-1, 1).repeat(1, 1, 2, 3)[..., :128, :128].contiguous()
@@ -240,7 +240,7 @@ def test_with_adm_the_original_chain_runs_in_pixels(astronaut: Tensor) -> None:
     """A picture of its size whole, others in windows; and it is chosen where a model is connected too."""
     from comfy.model_patcher import ModelPatcher
     from stillguard.engine.purify.diffusion import dds_one_shot, diffpure, timesteps_for
-    from stillguard.nodes.bridge.purify_diffusion import GridSettings, dds_images, diffpure_images, diffusion_form, gridpure_images
+    from stillguard.nodes.bridge.attack.purify_diffusion import GridSettings, dds_images, diffpure_images, diffusion_form, gridpure_images
 
     torch.manual_seed(0)
     network = PixelDenoiser().requires_grad_(False)
@@ -261,7 +261,7 @@ def test_with_adm_the_original_chain_runs_in_pixels(astronaut: Tensor) -> None:
 
 
 def upscaler(**changed: object) -> object:
-    from stillguard.nodes.bridge.purify_upscale import X4Upscaler
+    from stillguard.nodes.bridge.attack.purify_upscale import X4Upscaler
     from testkit import fourfold_vae, tiny_image_model
 
     made = {"model": tiny_image_model("x4"), "vae": fourfold_vae(), "positive": prompt(), "negative": prompt()}
@@ -272,7 +272,7 @@ def upscaler(**changed: object) -> object:
 def test_noisy_upscaling_is_cores_x4_upscaling_of_a_noisy_picture(image: Tensor) -> None:
     from comfy_extras.nodes_sdupscale import SD_4XUpscale_Conditioning
     from stillguard.engine.transforms import GaussianNoise
-    from stillguard.nodes.bridge.purify_upscale import noisy_upscaling_images
+    from stillguard.nodes.bridge.attack.purify_upscale import noisy_upscaling_images
 
     import nodes
 
@@ -291,7 +291,7 @@ def test_noisy_upscaling_is_cores_x4_upscaling_of_a_noisy_picture(image: Tensor)
 def test_diffshortcut_reduces_restores_and_returns_the_pictures_size(image: Tensor) -> None:
     """A face restorer is shown the whole picture as a square of 512; CodeFormer's reads -1 to 1 and gives two results."""
     from comfy.model_patcher import ModelPatcher
-    from stillguard.nodes.bridge.purify_upscale import diffshortcut_images, restored
+    from stillguard.nodes.bridge.attack.purify_upscale import diffshortcut_images, restored
 
     class Network(torch.nn.Module):
         seen: Tensor
@@ -314,7 +314,7 @@ def test_diffshortcut_reduces_restores_and_returns_the_pictures_size(image: Tens
 
 @pytest.mark.usefixtures("inference")
 def test_what_is_missing_or_wrong_is_said_in_a_sentence(image: Tensor) -> None:
-    from stillguard.nodes.bridge.purify_diffusion import LatentForm, diffpure_images, diffusion_form
+    from stillguard.nodes.bridge.attack.purify_diffusion import LatentForm, diffpure_images, diffusion_form
     from testkit import tiny_image_model
 
     sd, x4, vae = tiny_image_model("sd15"), tiny_image_model("x4"), shipped_vae()

@@ -12,13 +12,13 @@ import pytest
 import torch
 from bench import animator_files, weights
 from stillguard.engine import Observation
-from stillguard.engine.memory import META, LiveBytes, footprint, send_back
+from stillguard.engine.compute.memory import META, LiveBytes, footprint, send_back
 from stillguard.engine.surrogates.perceptual import load_perceptual_network
 from torch import Tensor
 from video_models import FILES, load, load_vae, randn
 
 if TYPE_CHECKING:
-    from stillguard.nodes.bridge.room import Room
+    from stillguard.nodes.bridge.memory.room import Room
 
 SIDE = 64
 
@@ -32,8 +32,8 @@ def folder(comfy: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_video_models_take_what_was_counted(folder: Path, family: str) -> None:
     """Conditioning, VAE and image encoder included; the conditioning and the estimate are two features, as the losses ask for them."""
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.room import video_pass
-    from stillguard.nodes.bridge.surrogates import Surrogates
+    from stillguard.nodes.bridge.memory.room import video_pass
+    from stillguard.nodes.bridge.surrogates.residents import Surrogates
 
     loaded = load(family, folder)
     with autograd_session():
@@ -56,10 +56,10 @@ def test_video_models_take_what_was_counted(folder: Path, family: str) -> None:
 
 
 def test_the_packs_own_networks_take_what_was_counted(comfy: None, tmp_path: Path) -> None:
-    from stillguard.nodes.bridge.animators import pose_animator_from, reference_net_from
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.room import animator_pass, clip_vision_pass, perceptual_pass, reference_pass
-    from stillguard.nodes.bridge.views import DifferentiableCLIPVision
+    from stillguard.nodes.bridge.memory.room import animator_pass, clip_vision_pass, perceptual_pass, reference_pass
+    from stillguard.nodes.bridge.surrogates.animators import pose_animator_from, reference_net_from
+    from stillguard.nodes.bridge.surrogates.views import DifferentiableCLIPVision
     from testkit import tiny_clip_vision
 
     files = animator_files.animate_anyone(tmp_path)
@@ -126,8 +126,8 @@ CARD = torch.device("cuda", 0)
 def vae_room(comfy: None) -> Room:
     """A VAE's pass beside 3 GB of weights in fast mode and 1 GB of those that take turns."""
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.room import Room, vae_pass
-    from stillguard.nodes.bridge.views import DifferentiableVAE
+    from stillguard.nodes.bridge.memory.room import Room, vae_pass
+    from stillguard.nodes.bridge.surrogates.views import DifferentiableVAE
 
     shipped = Path(__file__).parents[2] / "engine" / "weights" / "vae" / "stillguard_lab_vae.safetensors"
     with torch.inference_mode():
@@ -182,7 +182,7 @@ def test_a_run_is_refused_before_anything_is_loaded(folder: Path, monkeypatch: p
     """Here the CPU plays the card."""
     import comfy.model_management
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates import Surrogates
+    from stillguard.nodes.bridge.surrogates.residents import Surrogates
 
     loaded = load("CogVideoX", folder)
     with autograd_session():

@@ -22,8 +22,8 @@ Save = Callable[..., tuple[str, list[Path]]]
 def save(comfy: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Save:
     """Runs the node with keywords in place of its defaults; the report, and the files that lie in the output folder."""
     import folder_paths
-    from stillguard.nodes.inputs import checked
-    from stillguard.nodes.save import SaveProtectedImage
+    from stillguard.nodes.checked import checked
+    from stillguard.nodes.protect.save import SaveProtectedImage
 
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
 
@@ -67,7 +67,7 @@ def test_what_comes_back_through_comfyuis_own_loader_is_what_the_report_says(
 
 
 def test_the_default_format_is_one_that_comes_back_unchanged(comfy: None) -> None:
-    from stillguard.nodes.save import SaveProtectedImage
+    from stillguard.nodes.protect.save import SaveProtectedImage
 
     (format,) = (one for one in SaveProtectedImage.define_schema().inputs if one.id == "format")
     assert (format.default or format.options[0]) == "png"
@@ -100,7 +100,7 @@ def test_files_are_strict_json_whatever_another_pack_left_in_the_prompt(save: Sa
 
 
 def test_what_installed_victims_depends_on_is_strict_json_and_tells_nothing(comfy: None) -> None:
-    from stillguard.nodes.victims import InstalledVictims
+    from stillguard.nodes.attack.installed_victims import InstalledVictims
 
     told = InstalledVictims.fingerprint_inputs()
     assert json.loads(json.dumps(told, allow_nan=False)) == InstalledVictims.fingerprint_inputs()

@@ -38,7 +38,7 @@ async def nodes():
 names = asyncio.run(nodes())
 assert len(names) > 30 and not Broken.tried, Broken.tried
 
-from stillguard.nodes.baselines import RandomNoise
+from stillguard.nodes.attack.random_noise import RandomNoise
 RandomNoise.execute(image=torch.full((1, 8, 8, 3), 0.5), budget=8.0, seed=0)
 
 from lzma import open as unpacked
@@ -46,9 +46,9 @@ from safetensors.torch import load
 from stillguard.engine.packages import PackageError
 from stillguard.engine.purify.adm import adm
 from stillguard.engine.surrogates.perceptual import load_perceptual_network, vgg16_network
-from stillguard.engine.surrogates.pose_animator import denoiser_unet, last_timesteps, pose_guider
+from stillguard.engine.animators.pose_animator import denoiser_unet, last_timesteps, pose_guider
 from stillguard.engine.surrogates.reference_net import reference_net
-from stillguard.engine.victims.lab_victim import LabVictim
+from stillguard.engine.animators.lab_victim import LabVictim
 from stillguard.engine.weights.catalogue import VICTIMS
 from adm_files import small_state
 

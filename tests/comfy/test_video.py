@@ -53,7 +53,7 @@ def gradients(
     differences: their half width.
     """
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates import Surrogates
+    from stillguard.nodes.bridge.surrogates.residents import Surrogates
 
     found, slopes = {}, {}
     with autograd_session():
@@ -141,7 +141,7 @@ def sampled(loaded: Loaded, picture: Tensor, *, catch: bool = False) -> tuple[Te
 
 def test_the_model_is_told_exactly_what_core_tells_it(loaded: Loaded, photo: Tensor) -> None:
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates import Surrogates
+    from stillguard.nodes.bridge.surrogates.residents import Surrogates
 
     _, (theirs, *_) = sampled(loaded, photo, catch=True)
     with autograd_session():
@@ -166,7 +166,7 @@ def test_the_model_is_told_exactly_what_core_tells_it(loaded: Loaded, photo: Ten
 
 def test_core_samples_the_same_before_and_after(loaded: Loaded, photo: Tensor) -> None:
     """A whole run of all losses on the cached model leaves not one bit of it changed."""
-    from stillguard.nodes.bridge.run import Settings, protect_images
+    from stillguard.nodes.bridge.protect.run import Settings, protect_images
 
     before, _ = sampled(loaded, photo)
     settings = Settings(RGB(8.0), Sign(1.0), None, SIDE, 2, 1, low_memory=True)
@@ -181,7 +181,7 @@ def test_core_samples_the_same_before_and_after(loaded: Loaded, photo: Tensor) -
 def test_losses_improve(loaded: Loaded, photo: Tensor, names: tuple[str, ...]) -> None:
     """Twenty steps at one noise level, so that values can be compared."""
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates import Surrogates
+    from stillguard.nodes.bridge.surrogates.residents import Surrogates
 
     chosen = specs(loaded)
     with autograd_session():
@@ -201,7 +201,7 @@ def test_losses_improve(loaded: Loaded, photo: Tensor, names: tuple[str, ...]) -
 
 def test_low_memory_gives_the_same_gradient(loaded: Loaded, photo: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks are copied in and out as on a GPU, with the CPU in its place."""
-    from stillguard.nodes.bridge import surrogates
+    from stillguard.nodes.bridge.surrogates import residents as surrogates
 
     fast, _ = gradients(specs(loaded), photo)
     monkeypatch.setattr(surrogates, "takes_turns", lambda: True)

@@ -23,7 +23,7 @@ def folder(comfy: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def surrogate(loaded: Loaded, **changes: object) -> object:
     """What the node returns."""
-    from stillguard.nodes.i2v import I2VSurrogate
+    from stillguard.nodes.surrogates.video_models import I2VSurrogate
 
     inputs = {
         "model": loaded.model,
@@ -105,7 +105,7 @@ def test_quantised_weights_are_refused(folder: Path) -> None:
 
 def guarded(loaded: Loaded, image: Tensor, *, mode: dict[str, object] | None = None, steps: int = 3, **changes: object) -> Tensor:
     """What the node I2VGuard makes of an IMAGE."""
-    from stillguard.nodes.i2vguard import I2VGuard
+    from stillguard.nodes.protect.i2vguard import I2VGuard
 
     inputs = {"target_weight": 1.0, "contrast_weight": 1.0, "attention_weight": 1.0, "penalty_weight": 100.0, **changes}
     chosen = {"mode": "hard", "budget": 8.0, "step": 1.0} if mode is None else mode
@@ -155,7 +155,7 @@ def peak_and_gradient(spec: object, photo: Tensor, *, low_memory: bool) -> tuple
     from stillguard.engine import Objective, Observation, Term
     from stillguard.engine.draws import SeededDraws
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates import Surrogates
+    from stillguard.nodes.bridge.surrogates.residents import Surrogates
     from stillguard.nodes.i2v_specs import TemporalAttentionSpec
 
     with autograd_session():

@@ -11,7 +11,7 @@ import pytest
 import torch
 from bench import animator_files
 from safetensors.torch import load_file, save_file
-from stillguard.engine.surrogates.pose_animator import denoiser_unet, load_pose_animator, pose_guider
+from stillguard.engine.animators.pose_animator import denoiser_unet, load_pose_animator, pose_guider
 from stillguard.engine.surrogates.reference_net import load_reference_net, reference_net
 from stillguard.engine.weights.catalogue import catalogue
 from stillguard.engine.weights.reading import WeightsError, read_weights

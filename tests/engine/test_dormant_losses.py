@@ -11,9 +11,9 @@ import torch
 from bench import animator_files
 from bench.memory import peak_bytes
 from stillguard.engine import Objective, Observation, Sight, Term, protect
+from stillguard.engine.animators.pose_animator import PoseAnimator, last_timesteps, load_pose_animator, noise_schedule
 from stillguard.engine.draws import SeededDraws, seeded_draws
 from stillguard.engine.losses.dormant import CLIPSemantic, FrameIncoherence, ReferenceFeature, ReferenceSetup, VAELatent
-from stillguard.engine.surrogates.pose_animator import PoseAnimator, last_timesteps, load_pose_animator, noise_schedule
 from stillguard.engine.surrogates.reference_net import ReferenceNet, load_reference_net
 from support import RandomEncoder
 from torch import Tensor

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from stillguard.engine import RGB, EoT, Objective, Sight, Sign, Term, protect
-from stillguard.engine.half import HalfPrecisionError, with_scaled_gradient
+from stillguard.engine.compute.half import HalfPrecisionError, with_scaled_gradient
 from stillguard.engine.observation import Observation
 from torch import Tensor
 

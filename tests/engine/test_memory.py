@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from stillguard.engine.memory import META, Footprint, LiveBytes, footprint, send_back, weightless
+from stillguard.engine.compute.memory import META, Footprint, LiveBytes, footprint, send_back, weightless
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint

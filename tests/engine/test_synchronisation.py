@@ -8,11 +8,11 @@ import pytest
 import torch
 from bench import animator_files
 from stillguard.engine import RGB, Adam, MomentumSign, Objective, Observation, Sight, Sign, Term
+from stillguard.engine.animators.pose_animator import last_timesteps, load_pose_animator, noise_schedule
 from stillguard.engine.losses import dormant, i2vguard
 from stillguard.engine.objective import Loss
 from stillguard.engine.observation import Features
 from stillguard.engine.surrogates.perceptual import PerceptualNetwork
-from stillguard.engine.surrogates.pose_animator import last_timesteps, load_pose_animator, noise_schedule
 from stillguard.engine.surrogates.reference_net import load_reference_net
 from stillguard.engine.transforms import JPEG, GaussianBlur, GaussianNoise, ResizeBack, Transform
 from stillguard.engine.update import Update

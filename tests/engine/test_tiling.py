@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from stillguard.engine.surrogates.tiling import Tiled
+from stillguard.engine.compute.tiling import Tiled
 from torch import Tensor
 
 

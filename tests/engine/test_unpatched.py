@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from adm_files import small_adm
-from stillguard.engine import unpatched
+from stillguard.engine.animators.concat_unet import VictimUNet
+from stillguard.engine.animators.pose_animator import load_pose_animator
+from stillguard.engine.compute import unpatched
 from stillguard.engine.purify.adm import load_adm
-from stillguard.engine.surrogates.pose_animator import load_pose_animator
 from stillguard.engine.surrogates.reference_net import load_reference_net
-from stillguard.engine.victims.concat_unet import VictimUNet
 from stillguard.engine.weights.catalogue import LAB
 from torch import Tensor, nn
 

@@ -7,16 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from stillguard.engine import RGB, MomentumSign, Objective, Observation, Sight, Term, protect
+from stillguard.engine.animators.pose_animator import last_timesteps, noise_schedule
 from stillguard.engine.draws import Draws
-from stillguard.engine.losses.dormant import (
-    CLIPSemantic,
-    FrameIncoherence,
-    LPIPSPenalty,
-    ReferenceFeature,
-    ReferenceSetup,
-    VAELatent,
-)
-from stillguard.engine.surrogates.pose_animator import last_timesteps, noise_schedule
+from stillguard.engine.losses.dormant import CLIPSemantic, FrameIncoherence, LPIPSPenalty, ReferenceFeature, ReferenceSetup, VAELatent
 from stillguard.engine.surrogates.sd_unet import LATENT_SCALE
 from torch import Tensor
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import cached_property
 
 from diffusers import AutoencoderKL
+from stillguard.engine.animators.pose_animator import PoseAnimator, load_pose_animator
+from stillguard.engine.compute.tiling import Tiled
 from stillguard.engine.surrogates.image_encoder import nearest_signed
 from stillguard.engine.surrogates.perceptual import PerceptualNetwork
-from stillguard.engine.surrogates.pose_animator import PoseAnimator, load_pose_animator
 from stillguard.engine.surrogates.reference_net import ReferenceNet, load_reference_net
-from stillguard.engine.surrogates.tiling import Tiled
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 

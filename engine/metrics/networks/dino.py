@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...surrogates.sd_unet import fill
+from ...weights.filling import fill
 from ...weights.reading import WeightsError, read_weights
 
 _HEAD = 64

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...surrogates.sd_unet import fill
+from ...weights.filling import fill
 from ...weights.reading import read_weights
 
 Network = TypeVar("Network", bound=nn.Module)

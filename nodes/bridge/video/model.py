@@ -19,10 +19,10 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ....engine.half import with_scaled_gradient
+from ....engine.compute.half import with_scaled_gradient
 from ....engine.observation import Features
-from ..copies import independent_copy, keep
-from ..precision import cast_denoiser
+from ..memory.copies import independent_copy, keep
+from ..memory.precision import cast_denoiser
 from .conditioner import Conditioner
 from .families import Family
 from .taps import Taps, attention_blocks, recomputable

@@ -7,7 +7,7 @@ from typing import Any
 import comfy.clip_vision
 from torch import Tensor
 
-from ..views import DifferentiableCLIPVision, DifferentiableVAE
+from ..surrogates.views import DifferentiableCLIPVision, DifferentiableVAE
 
 
 class StandInVAE:

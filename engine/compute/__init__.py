@@ -1,0 +1,1 @@
+"""How networks are run: in half precision, in tiles, with shapes alone, unpatched."""

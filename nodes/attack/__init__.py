@@ -1,0 +1,15 @@
+"""The attack test: what an attacker does with a picture."""
+
+from . import adm, animate_pose, check_copy, installed_victims, lab_victims, purify, purify_diffusion, random_noise, transform
+
+NODES = (
+    *transform.NODES,
+    *random_noise.NODES,
+    *purify.NODES,
+    *adm.NODES,
+    *purify_diffusion.NODES,
+    *animate_pose.NODES,
+    *lab_victims.NODES,
+    *installed_victims.NODES,
+    *check_copy.NODES,
+)

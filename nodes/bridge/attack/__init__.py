@@ -1,0 +1,1 @@
+"""What an attacker does, with ComfyUI around it."""

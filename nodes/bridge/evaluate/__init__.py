@@ -1,0 +1,1 @@
+"""Measures' sources: videos, face networks, visibility."""

@@ -1,0 +1,62 @@
+"""Face networks that other nodes loaded, as the engine's measures call them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ....engine.metrics.landmarks import FindLandmarks, from_face_mesh
+from ....engine.metrics.similarity import EmbedFaces
+
+
+def face_embedder(analysis: Any) -> EmbedFaces:
+    """From an INSIGHTFACE socket, which holds an insightface FaceAnalysis: the embedding of the largest face of each picture.
+
+    Raises ValueError when the socket holds something else.
+    """
+    if not callable(getattr(analysis, "get", None)):
+        raise ValueError(
+            f"The insightface input holds a {type(analysis).__name__} that finds no faces: connect a loader of insightface's FaceAnalysis, "
+            "such as IPAdapter InsightFace Loader."
+        )
+
+    def embed(pictures: Tensor) -> Sequence[Tensor | None]:
+        return [_embedding(analysis.get(picture[..., ::-1])) for picture in _levels(pictures)]
+
+    return embed
+
+
+def landmark_finder(detector: Any) -> FindLandmarks:
+    """From core's FACE_DETECTION_MODEL socket (MediaPipe's face mesh): the 68 landmarks of each picture's surest face.
+
+    Raises ValueError when the socket holds something else.
+    """
+    if not callable(getattr(detector, "detect_batch", None)):
+        raise ValueError(
+            f"The face detection model is a {type(detector).__name__} that finds no landmarks: "
+            "connect Load Face Detection Model (MediaPipe)."
+        )
+
+    def find(pictures: Tensor) -> Sequence[Tensor | None]:
+        found = detector.detect_batch(_levels(pictures), num_faces=1, score_thresh=0.5, variant="short")
+        return [from_face_mesh(torch.from_numpy(np.asarray(faces[0]["landmarks_xy"]))) if faces else None for faces in found]
+
+    return find
+
+
+def _levels(pictures: Tensor) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
+    """[n,3,H,W] in [0,1] -> n of [H,W,3] RGB."""
+    return list((pictures * 255).round().clamp(0, 255).byte().movedim(1, -1).cpu().numpy())
+
+
+def _embedding(faces: Sequence[Any]) -> Tensor | None:
+    if not faces:
+        return None
+    largest = max(faces, key=lambda face: (face.bbox[2] - face.bbox[0]) * (face.bbox[3] - face.bbox[1]))
+    if largest.normed_embedding is None:
+        raise ValueError("The insightface input finds faces but does not recognise them: load a model with ArcFace, such as buffalo_l.")
+    return torch.from_numpy(np.asarray(largest.normed_embedding)).float()

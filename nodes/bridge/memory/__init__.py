@@ -1,0 +1,1 @@
+"""Where networks compute, in which precision, and how much memory they take."""

@@ -1,0 +1,292 @@
+"""How much memory a run takes on its device, found before it starts: every surrogate's pass is gone through with shapes alone.
+
+`Room` is the one place that is asked. What it cannot count are kernels' own buffers and what the allocator rounds up; RESULTS.md says
+how close it comes.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.model_management
+import psutil
+import torch
+from torch import Tensor, nn
+
+from ....engine.animators.pose_animator import PoseAnimator, last_timesteps
+from ....engine.compute.memory import META, Footprint, footprint, send_back, weightless
+from ....engine.observation import Features, LatentEncoder, Observation
+from ....engine.surrogates.perceptual import PerceptualNetwork
+from ....engine.surrogates.reference_net import ReferenceNet
+from ....engine.surrogates.sd_unet import spatial_blocks
+from ..surrogates.views import DifferentiableCLIPVision, DifferentiableVAE
+from ..video.model import DifferentiableVideoModel
+
+log = logging.getLogger("stillguard")
+Warn = Callable[[str], object]
+GB = 1e9
+# What is free of a card before anything is loaded: the rest is its driver's, the desktop's, and lost between blocks of memory.
+USABLE = 0.9
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a surrogate computes of one picture, and keeps until the picture's gradient has come back.
+
+    kind: passes of one kind follow each other, those of different kinds hold their graphs together. networks: all that take part.
+    ask: what is asked of an observation. clean: of how many results the clean picture's stay. checkpointing: what recomputes with low
+    memory.
+    """
+
+    kind: str
+    networks: tuple[nn.Module, ...]
+    ask: Callable[[Observation], Features]
+    clean: int = 1
+    checkpointing: PoseAnimator | DifferentiableVideoModel | None = None
+
+    def footprint(self, height: int, width: int, *, low_memory: bool) -> Footprint:
+        """For a photo that is seen at this size, forward and backward as the engine goes. Call inside `autograd_session`."""
+        with weightless(self.networks), _free_memory_known(), _checkpointing(self.checkpointing, low_memory):
+            seen = Observation(torch.empty(1, 3, height, width, device=META).requires_grad_(), low_memory=low_memory)
+
+            def backward(features: Sequence[Tensor]) -> None:
+                send_back(features)
+                seen.release_picture()
+
+            try:
+                return footprint(lambda: self.ask(seen), backward)
+            finally:
+                seen.discard()
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes on the device. weights: that are there at one time; least: what the largest pass takes beside them; most: what all graphs
+    that may be held together take."""
+
+    weights: float
+    least: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Room:
+    """What the surrogates of a run take.
+
+    passes: of each. weights: bytes that are on the device together, in fast mode and with low memory.
+    """
+
+    passes: Sequence[Pass]
+    weights: Callable[[bool], float]
+    _known: dict[tuple[int, int, bool], Need] = field(default_factory=dict)
+
+    def need(self, height: int, width: int, *, low_memory: bool) -> Need:
+        """For a photo that is seen at this size. A pass that cannot be counted, such as one through operations of other packs that do
+        not tell their results' shapes, is left out, and a line in the log says so."""
+        key = (height, width, low_memory)
+        if key not in self._known:
+            found = [(each, one) for each in self.passes if (one := _counted(each, height, width, low_memory)) is not None]
+            most = 0.0
+            for kind in {each.kind for each, _ in found}:
+                most += max(one.kept for each, one in found if each.kind == kind)
+            most += max((one.peak - one.kept for _, one in found), default=0)
+            most += sum(each.clean * one.results for each, one in found)
+            self._known[key] = Need(self.weights(low_memory), max((float(one.peak) for _, one in found), default=0.0), most)
+        return self._known[key]
+
+    def claim(self, height: int, width: int, *, low_memory: bool, multiple: int = 8, warn: Warn = log.warning) -> float:
+        """Bytes beside weights to ask core for; on the CPU none, and nothing is counted. Warns of and raises what `check` finds."""
+        if comfy.model_management.get_torch_device().type == "cpu":
+            return 0.0
+        warning = self.check(height, width, low_memory=low_memory, multiple=multiple)
+        if warning is not None:
+            warn(warning)
+        return self.need(height, width, low_memory=low_memory).most
+
+    def check(self, height: int, width: int, *, low_memory: bool, multiple: int = 8, device: torch.device | None = None) -> str | None:
+        """None where a run fits its device, one sentence where it may not. Raises ValueError, with what would fit, where it cannot.
+
+        On the CPU everything fits: its memory is the user's own to fill.
+        """
+        device = device or comfy.model_management.get_torch_device()
+        if device.type == "cpu":
+            return None
+        total = float(comfy.model_management.get_total_memory(device))
+        now = self.need(height, width, low_memory=low_memory)
+        if now.weights + now.most <= USABLE * total:
+            return None
+        ways = self._ways(height, width, USABLE * total, low_memory=low_memory, multiple=multiple)
+        takes = (
+            f"{now.weights / GB:.1f} GB of weights and {now.least / GB:.1f} GB or more for gradients at {width}x{height}, and "
+            f"this device has {total / GB:.1f} GB"
+        )
+        if now.weights + now.least > _lent(device, total):
+            raise ValueError(f"This does not fit the device, because it takes {takes}: {ways}.")
+        return f"This may not fit the device, because it takes {takes}; if it stops for lack of memory, {ways}."
+
+    def _ways(self, height: int, width: int, room: float, *, low_memory: bool, multiple: int) -> str:
+        ways, size = [], self._largest(height, width, room, multiple=multiple)
+        if not low_memory and self._fits(height, width, room, low_memory=True):
+            ways.append('set memory to "low memory"')
+        elif size is not None:
+            ways.append(f"set working_size to {size}" + ("" if low_memory else ' and memory to "low memory"'))
+        kinds = {each.kind for each in self.passes}
+        if "video" in kinds:
+            ways.append("give the I2V Surrogate a shorter length or a smaller width and height")
+        if "animator" in kinds:
+            ways.append("ask for fewer frames")
+        return ", or ".join(ways) if ways else "use smaller models, or leave out the losses of the largest"
+
+    def _fits(self, height: int, width: int, room: float, *, low_memory: bool) -> bool:
+        need = self.need(height, width, low_memory=low_memory)
+        return need.weights + need.most <= room
+
+    def _largest(self, height: int, width: int, room: float, *, multiple: int) -> int | None:
+        """The longest side in steps of 64 at which a photo of this aspect fits with low memory; None where none does."""
+
+        def sized(side: float) -> tuple[int, int]:
+            return tuple(max(multiple, int(edge * side / max(height, width) / multiple) * multiple) for edge in (height, width))  # type: ignore[return-value]
+
+        half = sized(max(height, width) / 2)
+        whole, smaller = (self.need(*size, low_memory=True) for size in ((height, width), half))
+        # With fused attention, graphs grow with the number of pixels.
+        slope = (whole.most - smaller.most) / (height * width - half[0] * half[1])
+        if slope <= 0:
+            return None
+        share = 1 + (room - whole.weights - whole.most) / (slope * height * width)
+        side = int(max(height, width) * max(0.0, share) ** 0.5) // 64 * 64
+        return side if 0 < side < max(height, width) and self._fits(*sized(side), room, low_memory=True) else None
+
+
+def _lent(device: torch.device, total: float) -> float:
+    """What a run can have at the very most: on Windows the driver lends half of the host's memory, on a Mac the system swaps."""
+    if device.type == "mps":
+        return float("inf")
+    return total + (psutil.virtual_memory().total / 2 if os.name == "nt" else 0)
+
+
+def _counted(each: Pass, height: int, width: int, low_memory: bool) -> Footprint | None:
+    try:
+        return each.footprint(height, width, low_memory=low_memory)
+    except Exception as error:  # Whatever an operation of other packs does with tensors that have no values.
+        log.warning("How much memory the %s takes could not be counted: %s.", each.kind, error)
+        return None
+
+
+def vae_pass(view: DifferentiableVAE, encoder: LatentEncoder | None = None) -> Pass:
+    """encoder: through which the view is asked, such as in tiles."""
+    return Pass("VAE", (view.patcher.model,), lambda seen: (seen.latent(encoder or view),))
+
+
+def decoding_pass(view: DifferentiableVAE) -> Pass:
+    def ask(seen: Observation) -> Features:
+        sides = (-(-side // view.multiple) for side in seen.image.shape[-2:])
+        latent = torch.empty(1, view.socket.latent_channels, *sides, device=META).requires_grad_()
+        return seen.features(view, "decoded", lambda: (view.decode(latent),))
+
+    return Pass("VAE's decoder", (view.patcher.model,), ask, clean=0)
+
+
+def clip_vision_pass(view: DifferentiableCLIPVision) -> Pass:
+    return Pass("image encoder", (view.patcher.model,), lambda seen: (seen.embedding(view),))
+
+
+def perceptual_pass(network: PerceptualNetwork) -> Pass:
+    def ask(seen: Observation) -> Features:
+        return seen.features(network, "untransformed", lambda: network.activations(seen.untransformed))
+
+    return Pass("LPIPS", (network,), ask)
+
+
+def reference_pass(net: ReferenceNet, *, rows: int = 1) -> Pass:
+    """rows: 2 with the unconditional one, which only Dormant's official code has."""
+    of_image = net.format.context == "image"
+
+    def ask(seen: Observation) -> Features:
+        latent = torch.empty(rows, 4, *_eighth(seen), device=META).requires_grad_()
+        context = torch.empty(rows, 1 if of_image else 77, net.context_dim, device=META).requires_grad_(of_image)
+        return seen.features(net, "reference", lambda: net(latent, 0, context))
+
+    return Pass("ReferenceNet", (net,), ask, clean=len(last_timesteps()) if net.format.timestep is None else 1)
+
+
+def animator_pass(animator: PoseAnimator, *, frames: int) -> Pass:
+    """The row of a clip that depends on the picture: through its ReferenceNet's features and its embedding."""
+
+    def ask(seen: Observation) -> Features:
+        height, width = _eighth(seen)
+        noisy, context = torch.empty(1, 4, frames, height, width, device=META), torch.empty(1, 1, animator.context_dim, device=META)
+        pose = torch.empty(frames, animator.unet.config["block_out_channels"][0], height, width, device=META)
+        return (animator.denoise(noisy, 0, context.requires_grad_(), pose, _bank(animator, height, width)),)
+
+    return Pass("animator", (animator,), ask, clean=0, checkpointing=animator)
+
+
+def _eighth(seen: Observation) -> tuple[int, int]:
+    """Sides of the picture's latents."""
+    return seen.image.shape[-2] // 8, seen.image.shape[-1] // 8
+
+
+def _bank(animator: PoseAnimator, height: int, width: int) -> dict[str, Tensor]:
+    """Shapes of what the animator's ReferenceNet reads in latents of this size."""
+    deepest = len(animator.unet.down_blocks) - 1
+
+    def feature(name: str, block: Any) -> Tensor:
+        part, index = name.split(".")[:2]
+        level = {"down_blocks": int(index), "up_blocks": deepest - int(index)}[part] if index.isdigit() else deepest
+        tokens = -(-height // 2**level) * -(-width // 2**level)
+        return torch.empty(1, tokens, block.norm1.normalized_shape[0], device=META).requires_grad_()
+
+    return {name: feature(name, block) for name, block in spatial_blocks(animator.unet)}
+
+
+def video_pass(view: DifferentiableVideoModel, encoders: Sequence[DifferentiableVAE | DifferentiableCLIPVision]) -> Pass:
+    """encoders: those that its conditioning goes through."""
+
+    def ask(seen: Observation) -> Features:
+        # A twin, so that what it is told of nothing stays here.
+        asked = copy.copy(view)
+
+        def condition() -> Features:
+            # Parts such as a prompt do not come from the picture.
+            return tuple(tensor.to(META) for tensor in asked.condition(seen.image))
+
+        with torch.no_grad():
+            noisy = torch.empty(view.conditioner.prepare(seen.image).samples.shape, device=META)
+        told = seen.features(view.conditioner, "conditioning", condition)
+        return seen.features(view, "estimate", lambda: asked.estimate(noisy, 0.5, told))
+
+    return Pass("video", (view.unet, *(encoder.patcher.model for encoder in encoders)), ask, clean=4, checkpointing=view)
+
+
+@contextmanager
+def _checkpointing(network: PoseAnimator | DifferentiableVideoModel | None, wanted: bool) -> Iterator[None]:
+    if network is None:
+        yield
+        return
+    before, network.checkpointing = network.checkpointing, wanted
+    try:
+        yield
+    finally:
+        network.checkpointing = before
+
+
+@contextmanager
+def _free_memory_known() -> Iterator[None]:
+    """Core's split attention asks how much is free where its tensors lie, which nobody knows of the meta device."""
+    ask = comfy.model_management.get_free_memory
+
+    def elsewhere(device: torch.device | None = None, *args: Any, **kwargs: Any) -> Any:
+        return ask(None if device == META else device, *args, **kwargs)
+
+    comfy.model_management.get_free_memory = elsewhere
+    try:
+        yield
+    finally:
+        comfy.model_management.get_free_memory = ask

@@ -1,0 +1,1 @@
+"""Networks of sockets and of our own, as losses look through them."""

@@ -1,0 +1,167 @@
+"""Which measures a user's weights and sockets allow, and for the others the reason why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from ...engine.metrics.flow import flow_measure
+from ...engine.metrics.frechet import fid_measure, kid_measure
+from ...engine.metrics.image import l1_measure, lpips_measure, psnr_measure, ssim_measure
+from ...engine.metrics.landmarks import landmark_measures
+from ...engine.metrics.measure import Measure, Unavailable
+from ...engine.metrics.networks.dino import load_dino
+from ...engine.metrics.networks.i3d import load_i3d
+from ...engine.metrics.networks.inception import load_inception
+from ...engine.metrics.networks.musiq import load_musiq
+from ...engine.metrics.networks.resnet3d import load_resnet3d
+from ...engine.metrics.similarity import clip_i_measure, dino_measure, faces_found_measure, identity_measure, subject_consistency_measure
+from ...engine.metrics.vbench import aesthetic_measure, imaging_quality_measure, load_aesthetic_head, motion_smoothness_measure
+from ...engine.metrics.video_sets import fid_vid_measure, fvd_measure
+from ...engine.packages import PackageError
+from ...engine.surrogates.perceptual import load_perceptual_network
+from ...engine.weights.catalogue import Entry, catalogue
+from ..bridge.evaluate.compare import aesthetic_embedder, clip_embedder, interpolator, on_device
+from ..bridge.evaluate.identity import face_embedder, landmark_finder
+from ..bridge.model_files import find_file
+
+Network = TypeVar("Network", bound=nn.Module)
+
+GROUPS = {
+    "pixels": "PSNR, SSIM and mean difference of pixels.",
+    "lpips": "LPIPS, the perceived difference; needs lpips_backbone.",
+    "semantics": "CLIP-I (needs clip_vision) and DINO: what the frames show.",
+    "consistency": "Optical flow, and beside it subject consistency and motion smoothness (needs interpolation_model).",
+    "quality": "Aesthetic quality (needs clip_vision) and imaging quality.",
+    "faces": "Identity (needs insightface) and landmark distances (need face_detection_model).",
+    "fid": "FID and KID: all frames of two videos as two sets.",
+    "fvd": "FVD and FID-VID: runs of 16 frames as two sets. Slow without a GPU.",
+}
+"""What can be chosen, with what it holds."""
+
+
+_WEIGHTS = ("dino_vits16", "dino_vitb16", "aesthetic_head", "musiq_spaq", "inception_fid", "i3d_kinetics400", "resnet50_kinetics3d")
+
+
+def weights_of(lpips_backbone: str | None) -> list[tuple[Entry, str | None]]:
+    """Catalogue's entries and file names of all that any measure may read."""
+    entries = [catalogue()[name] for name in _WEIGHTS]
+    return [(catalogue()["lpips_vgg16"], lpips_backbone), *((entry, entry.file) for entry in entries)]
+
+
+@dataclass
+class Means:
+    """What the measures are taken with: sockets, None where nothing is connected, and the name of LPIPS's backbone, None for none.
+
+    files: filled with the weights that were read, by measure.
+    """
+
+    lpips_backbone: str | None
+    paper_conventions: bool
+    clip_vision: Any = None
+    interpolation_model: Any = None
+    insightface: Any = None
+    face_detection_model: Any = None
+    files: dict[str, str] = field(default_factory=dict)
+    _hooks: list[RemovableHandle] = field(default_factory=list)
+
+    def network(self, load: Callable[[Path], Network], entry: str, file: str | None = None) -> Network:
+        """From the catalogue's file, on ComfyUI's device until `close`.
+
+        Raises FileNotFoundError where it is missing, ValueError where it is another.
+        """
+        path = find_file(catalogue()[entry], file or catalogue()[entry].file)
+        loaded = load(path)
+        self.files[entry] = path.name
+        self._hooks += on_device(loaded)
+        return loaded
+
+    def close(self) -> None:
+        """What was measured with is not needed any more."""
+        for hook in self._hooks:
+            hook.remove()
+
+
+def measures_of(groups: Sequence[str], means: Means) -> list[Measure | Unavailable]:
+    """All measures of these groups; what is missing for one becomes its Unavailable's sentence."""
+    offers = _offers(means)
+    return [measure for group in groups for names, make in offers[group] for measure in _made(names, make)]
+
+
+def _made(names: Sequence[str], make: Callable[[], Sequence[Measure]]) -> Sequence[Measure | Unavailable]:
+    try:
+        return make()
+    except (FileNotFoundError, ValueError, PackageError) as reason:
+        return [Unavailable(name, str(reason)) for name in names]
+
+
+def _offers(means: Means) -> dict[str, list[tuple[Sequence[str], Callable[[], Sequence[Measure]]]]]:
+    """By group: names, for when they cannot be had, and what makes the measures."""
+    conventions = (False, True) if means.paper_conventions else (False,)
+
+    def pixels() -> Sequence[Measure]:
+        return [make(disco_compat=one) for one in conventions for make in (psnr_measure, ssim_measure, l1_measure)]
+
+    def lpips() -> Sequence[Measure]:
+        if means.lpips_backbone is None:
+            raise ValueError("No backbone is chosen in lpips_backbone.")
+        network = means.network(load_perceptual_network, "lpips_vgg16", means.lpips_backbone)
+        return [lpips_measure(network, disco_compat=one) for one in conventions]
+
+    def clip_i() -> Sequence[Measure]:
+        return [clip_i_measure(clip_embedder(_connected(means.clip_vision, "Load CLIP Vision", "clip_vision")))]
+
+    def aesthetic() -> Sequence[Measure]:
+        embed = aesthetic_embedder(_connected(means.clip_vision, "Load CLIP Vision with CLIP ViT-L/14", "clip_vision"))
+        return [aesthetic_measure(embed, means.network(load_aesthetic_head, "aesthetic_head"))]
+
+    def smoothness() -> Sequence[Measure]:
+        model = _connected(means.interpolation_model, "Load Frame Interpolation Model", "interpolation_model")
+        return [motion_smoothness_measure(interpolator(model))]
+
+    def identity() -> Sequence[Measure]:
+        embed = face_embedder(_connected(means.insightface, "a loader of insightface's FaceAnalysis", "insightface"))
+        return [identity_measure(embed), faces_found_measure(embed)]
+
+    def landmarks() -> Sequence[Measure]:
+        detector = _connected(means.face_detection_model, "Load Face Detection Model", "face_detection_model")
+        return landmark_measures(landmark_finder(detector))
+
+    def fid() -> Sequence[Measure]:
+        network = means.network(load_inception, "inception_fid")
+        return [fid_measure(network), kid_measure(network)]
+
+    return {
+        "pixels": [(("PSNR", "SSIM", "L1"), pixels)],
+        "lpips": [(("LPIPS",), lpips)],
+        "semantics": [(("CLIP-I",), clip_i), (("DINO",), lambda: [dino_measure(means.network(load_dino, "dino_vits16"))])],
+        "consistency": [
+            (("optical flow",), lambda: [flow_measure()]),
+            (
+                ("subject consistency",),
+                lambda: [subject_consistency_measure(means.network(load_dino, "dino_vitb16"))],
+            ),
+            (("motion smoothness",), smoothness),
+        ],
+        "quality": [
+            (("aesthetic quality",), aesthetic),
+            (("imaging quality",), lambda: [imaging_quality_measure(means.network(load_musiq, "musiq_spaq"))]),
+        ],
+        "faces": [(("identity similarity", "frames with a face"), identity), (("M-LMD", "F-LMD", "M-LVD", "F-LVD"), landmarks)],
+        "fid": [(("FID", "KID"), fid)],
+        "fvd": [
+            (("FVD",), lambda: [fvd_measure(means.network(load_i3d, "i3d_kinetics400"))]),
+            (("FID-VID",), lambda: [fid_vid_measure(means.network(load_resnet3d, "resnet50_kinetics3d"))]),
+        ],
+    }
+
+
+def _connected(socket: Any, loader: str, name: str) -> Any:
+    if socket is None:
+        raise ValueError(f"Connect {loader} to {name}.")
+    return socket

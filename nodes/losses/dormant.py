@@ -1,0 +1,238 @@
+"""Loss nodes of Dormant."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ...engine.weights.catalogue import catalogue
+from ..bridge.model_files import choices, find_file
+from ..bridge.surrogates.text import empty_prompt
+from ..dormant_specs import CLIPSemanticSpec, FrameIncoherenceSpec, LPIPSPenaltySpec, ReferenceFeatureSpec, Sockets, VAELatentSpec
+from ..inputs import VICTIMS_VAE, weight_input
+from ..sockets import LossSocket, PoseAnimatorSocket, ReferenceNetSocket
+
+if TYPE_CHECKING:
+    import comfy.clip_vision
+    import comfy.sd
+
+    from ..bridge.surrogates.animators import LoadedPoseAnimator, LoadedReferenceNet
+
+CATEGORY = "stillguard/losses/dormant"
+
+
+class VAELatentLoss(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillguardVAELatentLoss",
+            display_name="VAE Latent Loss",
+            category=CATEGORY,
+            description="Pushes the picture's latent away from that of the clean picture (Dormant, equation 7).",
+            search_aliases=["dormant", "photoguard encoder", "cloak", "adversarial"],
+            inputs=[
+                io.Vae.Input("vae", tooltip=VICTIMS_VAE),
+                weight_input(10.0),
+                io.Float.Input(
+                    "latent_scale",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.00001,
+                    advanced=True,
+                    tooltip="Factor on latents. 0 brings the clean latent's spread to 1, for any VAE; 0.18215 is the paper's for SD 1.5.",
+                ),
+            ],
+            outputs=[LossSocket.Output("loss", display_name="loss")],
+        )
+
+    @classmethod
+    def execute(cls, vae: comfy.sd.VAE, weight: float, latent_scale: float) -> io.NodeOutput:
+        return io.NodeOutput((VAELatentSpec(weight, vae, latent_scale or None),))
+
+
+class CLIPSemanticLoss(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillguardCLIPSemanticLoss",
+            display_name="CLIP Semantic Loss",
+            category=CATEGORY,
+            description="Pushes what an image encoder recognises away from the clean picture (Dormant, equation 8).",
+            search_aliases=["dormant", "clip vision", "semantic"],
+            inputs=[
+                io.ClipVision.Input("clip_vision", tooltip="A CLIP image encoder. It sees the centre square of the photo."),
+                weight_input(10.0),
+            ],
+            outputs=[LossSocket.Output("loss", display_name="loss")],
+        )
+
+    @classmethod
+    def execute(cls, clip_vision: comfy.clip_vision.ClipVisionModel, weight: float) -> io.NodeOutput:
+        return io.NodeOutput((CLIPSemanticSpec(weight, clip_vision),))
+
+
+class LPIPSPenalty(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillguardLPIPSPenalty",
+            display_name="LPIPS Penalty",
+            category=CATEGORY,
+            description="Holds the perceived difference from the clean picture near a threshold (Dormant, equation 11).",
+            search_aliases=["dormant", "perceptual", "visibility"],
+            inputs=[
+                io.Combo.Input(
+                    "backbone",
+                    options=choices([catalogue()["lpips_vgg16"]]),
+                    tooltip="VGG16 weights in models/stillguard; never downloaded for you.",
+                ),
+                weight_input(10.0),
+                io.Float.Input(
+                    "threshold",
+                    default=0.0627,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    round=0.0001,
+                    tooltip="LPIPS up to here costs nothing. The paper's value is 16/255.",
+                ),
+            ],
+            outputs=[LossSocket.Output("loss", display_name="loss")],
+        )
+
+    @classmethod
+    def execute(cls, backbone: str, weight: float, threshold: float) -> io.NodeOutput:
+        # Looked for here as well as when it is read, so that the message stands on the node where the file is chosen.
+        find_file(catalogue()["lpips_vgg16"], backbone)
+        return io.NodeOutput((LPIPSPenaltySpec(-weight, backbone, threshold),))
+
+
+def reference_nets_input() -> io.Autogrow.Input:
+    net = ReferenceNetSocket.Input("reference_net", tooltip="From Load ReferenceNet; several make an ensemble.")
+    template = io.Autogrow.TemplatePrefix(net, prefix="reference_net", min=0, max=8)
+    return io.Autogrow.Input("reference_nets", template=template, tooltip="The networks that animators read the photo with.")
+
+
+def vae_input() -> io.Vae.Input:
+    return io.Vae.Input("vae", tooltip="The VAE of Stable Diffusion 1.5, best vae-ft-mse-840000, whose latents these networks read.")
+
+
+def clip_vision_input(*, optional: bool) -> io.ClipVision.Input:
+    tooltip = "The image encoder of sd-image-variations (ViT-L/14), which AnimateAnyone's networks read the photo with."
+    return io.ClipVision.Input("clip_vision", optional=optional, tooltip=tooltip)
+
+
+def clip_input() -> io.Clip.Input:
+    tooltip = (
+        "The text encoder of SD 1.5, for the empty prompt that MagicAnimate, MagicPose and SD 1.5 nets read. Without it they read zeros."
+    )
+    return io.Clip.Input("clip", optional=True, tooltip=tooltip)
+
+
+class ReferenceNetFeatureLoss(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillguardReferenceNetFeatureLoss",
+            display_name="ReferenceNet Feature Loss",
+            category=CATEGORY,
+            description="Pushes away what animators' ReferenceNets read in the picture (Dormant, equation 9).",
+            search_aliases=["dormant", "animate anyone", "magicanimate", "magicpose", "reference net"],
+            inputs=[
+                reference_nets_input(),
+                vae_input(),
+                weight_input(100.0),
+                clip_vision_input(optional=True),
+                clip_input(),
+            ],
+            outputs=[LossSocket.Output("loss", display_name="loss")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        reference_nets: dict[str, LoadedReferenceNet | None],
+        vae: comfy.sd.VAE,
+        weight: float,
+        clip_vision: comfy.clip_vision.ClipVisionModel | None = None,
+        clip: comfy.sd.CLIP | None = None,
+    ) -> io.NodeOutput:
+        nets = [net for net in reference_nets.values() if net is not None]
+        if not nets:
+            raise ValueError("No ReferenceNet is connected: add a Load ReferenceNet node for each network that you want to count.")
+        sockets = Sockets(vae, clip_vision, empty_prompt(clip, nets if weight else []))
+        return io.NodeOutput(tuple(ReferenceFeatureSpec(weight, net, sockets) for net in nets))
+
+
+class FrameIncoherenceLoss(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillguardFrameIncoherenceLoss",
+            display_name="Frame Incoherence Loss",
+            category=CATEGORY,
+            description="Pushes an animator's frames away from the photo and from each other (Dormant, equation 10).",
+            search_aliases=["dormant", "animate anyone", "temporal", "video"],
+            inputs=[
+                PoseAnimatorSocket.Input("pose_animator", tooltip="From Load Pose Animator."),
+                ReferenceNetSocket.Input("reference_net", tooltip="The ReferenceNet that belongs to the animator (AnimateAnyone's)."),
+                vae_input(),
+                clip_vision_input(optional=False),
+                io.Image.Input("pose", tooltip="Pose picture of the clean photo, from DWPose or SDPose; one, or as many as frames."),
+                weight_input(1.0),
+                io.Float.Input(
+                    "alignment", default=1.0, min=0.0, max=100.0, step=0.01, tooltip="How much the frames' distance from the photo counts."
+                ),
+                io.Float.Input(
+                    "consistency",
+                    default=1.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="How much the frames' distance from each other counts.",
+                ),
+                io.Int.Input("frames", default=5, min=2, max=32, tooltip="Frames that the animator predicts; cost grows with them."),
+                io.Float.Input(
+                    "guidance",
+                    default=3.5,
+                    min=1.0,
+                    max=20.0,
+                    step=0.1,
+                    advanced=True,
+                    tooltip="Classifier-free guidance of the animator; 1 saves its unconditional pass.",
+                ),
+            ],
+            outputs=[LossSocket.Output("loss", display_name="loss")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        pose_animator: LoadedPoseAnimator,
+        reference_net: LoadedReferenceNet,
+        vae: comfy.sd.VAE,
+        clip_vision: comfy.clip_vision.ClipVisionModel,
+        pose: Tensor,
+        weight: float,
+        alignment: float,
+        consistency: float,
+        frames: int,
+        guidance: float,
+    ) -> io.NodeOutput:
+        sockets = Sockets(vae, clip_vision, None)
+        spec = FrameIncoherenceSpec(
+            weight, pose_animator, reference_net, pose, sockets, frames, guidance, alignment=alignment, consistency=consistency
+        )
+        return io.NodeOutput((spec,))
+
+
+NODES: tuple[type[io.ComfyNode], ...] = (
+    VAELatentLoss,
+    CLIPSemanticLoss,
+    LPIPSPenalty,
+    ReferenceNetFeatureLoss,
+    FrameIncoherenceLoss,
+)

@@ -1,0 +1,122 @@
+"""Loss nodes of I2VGuard."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..i2v_specs import ContrastiveFramesSpec, I2VSurrogateSpec, L2PenaltySpec, TargetLatentSpec, TemporalAttentionSpec
+from ..inputs import VICTIMS_VAE, weight_input
+from ..sockets import I2VSurrogateSocket, LossSocket
+
+if TYPE_CHECKING:
+    import comfy.sd
+
+CATEGORY = "stillguard/losses/i2vguard"
+
+
+def surrogate_input() -> io.Custom.Input:
+    return I2VSurrogateSocket.Input("i2v_surrogate", tooltip="From I2V Surrogate.")
+
+
+def scaled_input() -> io.Boolean.Input:
+    tooltip = "Divide by the loss's first value, so that weights mean the same for every model. The paper only says: of similar magnitude."
+    return io.Boolean.Input("scaled", default=True, advanced=True, tooltip=tooltip)
+
+
+def target_input() -> io.Image.Input:
+    return io.Image.Input("target", optional=True, tooltip="What the model is led to see; black, as in the paper, if not connected.")
+
+
+def reach_input() -> io.Float.Input:
+    tooltip = "How far frames are pushed from the clean video, as a multiple of the model's own error; 0 only pulls towards the target."
+    return io.Float.Input("reach", default=2.0, min=0.0, max=100.0, step=0.1, advanced=True, tooltip=tooltip)
+
+
+def black() -> Tensor:
+    return torch.zeros(1, 8, 8, 3)
+
+
+class TargetLatentLoss(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillguardTargetLatentLoss",
+            display_name="Target Latent Loss",
+            category=CATEGORY,
+            description="Draws the picture's latent towards that of a target picture (I2VGuard's encoder attack).",
+            search_aliases=["i2vguard", "photoguard", "encoder attack", "targeted"],
+            inputs=[io.Vae.Input("vae", tooltip=VICTIMS_VAE), weight_input(1.0), scaled_input(), target_input()],
+            outputs=[LossSocket.Output("loss", display_name="loss")],
+        )
+
+    @classmethod
+    def execute(cls, vae: comfy.sd.VAE, weight: float, scaled: bool, target: Tensor | None = None) -> io.NodeOutput:
+        return io.NodeOutput((TargetLatentSpec(-weight, vae, black() if target is None else target, scaled),))
+
+
+class ContrastiveFramesLoss(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillguardContrastiveFramesLoss",
+            display_name="Contrastive Frames Loss",
+            category=CATEGORY,
+            description="Draws the frames that a video model foresees towards a target, and away from the clean video (I2VGuard).",
+            search_aliases=["i2vguard", "diffusion attack"],
+            inputs=[surrogate_input(), weight_input(1.0), scaled_input(), reach_input(), target_input()],
+            outputs=[LossSocket.Output("loss", display_name="loss")],
+        )
+
+    @classmethod
+    def execute(
+        cls, i2v_surrogate: I2VSurrogateSpec, weight: float, scaled: bool, reach: float, target: Tensor | None = None
+    ) -> io.NodeOutput:
+        return io.NodeOutput((ContrastiveFramesSpec(-weight, i2v_surrogate, black() if target is None else target, reach, scaled),))
+
+
+class TemporalAttentionLoss(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillguardTemporalAttentionLoss",
+            display_name="Temporal Attention Loss",
+            category=CATEGORY,
+            description="Changes which frames a video model relates to which, and so how things move (I2VGuard).",
+            search_aliases=["i2vguard", "motion", "temporal"],
+            inputs=[surrogate_input(), weight_input(1.0), scaled_input()],
+            outputs=[LossSocket.Output("loss", display_name="loss")],
+        )
+
+    @classmethod
+    def execute(cls, i2v_surrogate: I2VSurrogateSpec, weight: float, scaled: bool) -> io.NodeOutput:
+        return io.NodeOutput((TemporalAttentionSpec(weight, i2v_surrogate, scaled),))
+
+
+class L2Penalty(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillguardL2Penalty",
+            display_name="L2 Penalty",
+            category=CATEGORY,
+            description="Holds the picture near the clean one by its mean squared distance, for a protection without a hard budget.",
+            search_aliases=["i2vguard", "regularisation", "mse", "visibility"],
+            inputs=[weight_input(100.0)],
+            outputs=[LossSocket.Output("loss", display_name="loss")],
+        )
+
+    @classmethod
+    def execute(cls, weight: float) -> io.NodeOutput:
+        return io.NodeOutput((L2PenaltySpec(-weight),))
+
+
+NODES: tuple[type[io.ComfyNode], ...] = (
+    TargetLatentLoss,
+    ContrastiveFramesLoss,
+    TemporalAttentionLoss,
+    L2Penalty,
+)

@@ -1,0 +1,130 @@
+"""Combine Losses and Protect."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ...engine.space import RGB
+from ...engine.transforms import EoT
+from ...engine.update import Adam, MomentumSign, Sign, Update
+from ..bridge.protect.run import Settings, protect_images
+from ..inputs import LOW_MEMORY, eot_input, mask_input, memory_input, seed_input, steps_input, working_size_input
+from ..sockets import Losses, LossSocket
+
+CATEGORY = "stillguard"
+NO_LOSS = "No loss is connected to Protect: add a loss node such as VAE Latent Loss and connect its output to 'loss'."
+
+
+class CombineLosses(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        template = io.Autogrow.TemplatePrefix(LossSocket.Input("loss"), prefix="loss", min=1, max=16)
+        return io.Schema(
+            node_id="StillguardCombineLosses",
+            display_name="Combine Losses",
+            category=CATEGORY,
+            description="One objective out of several losses; each keeps its own weight.",
+            search_aliases=["objective", "sum losses"],
+            inputs=[io.Autogrow.Input("losses", template=template)],
+            outputs=[LossSocket.Output("loss", display_name="loss")],
+        )
+
+    @classmethod
+    def execute(cls, losses: dict[str, Losses | None]) -> io.NodeOutput:
+        return io.NodeOutput(tuple(spec for group in losses.values() if group is not None for spec in group))
+
+
+def _update_input() -> io.DynamicCombo.Input:
+    def step(tooltip: str) -> io.Float.Input:
+        return io.Float.Input("step", default=1.0, min=0.01, max=64.0, step=0.01, tooltip=tooltip)
+
+    fixed, rate = step("How far each pixel moves per step, in 8-bit levels."), step("Adam's learning rate, in 8-bit levels.")
+    decay = io.Float.Input("decay", default=0.5, min=0.0, max=2.0, step=0.01, tooltip="Weight of the past direction beside the new one.")
+    return io.DynamicCombo.Input(
+        "update",
+        options=[
+            io.DynamicCombo.Option("momentum sign", [fixed, decay]),
+            io.DynamicCombo.Option("sign", [fixed]),
+            io.DynamicCombo.Option("adam", [rate]),
+        ],
+        tooltip="How a gradient becomes a step: momentum sign (MI-FGSM, Dormant), plain sign (PGD) or Adam.",
+    )
+
+
+def _update(choice: dict[str, object]) -> Update:
+    step = float(choice["step"])  # type: ignore[arg-type]
+    match choice["update"]:
+        case "momentum sign":
+            return MomentumSign(step, float(choice["decay"]))  # type: ignore[arg-type]
+        case "sign":
+            return Sign(step)
+        case _:
+            return Adam(step)
+
+
+class Protect(io.ComfyNode):
+    """Checks when it runs, not in validate_inputs: of that, ComfyUI's page shows "Invalid input" and hides the sentence."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillguardProtect",
+            display_name="Protect",
+            category=CATEGORY,
+            description=(
+                "Changes a photo by at most `budget` 8-bit levels per channel so that the connected losses grow. "
+                "Keeps size, aspect and transparency. Protection is never promised: attack the result yourself."
+            ),
+            search_aliases=["cloak", "immunize", "glaze", "mist", "photoguard", "adversarial", "pgd", "stillguard"],
+            inputs=[
+                io.Image.Input("image"),
+                LossSocket.Input("loss", optional=True, tooltip="A loss node, or several through Combine Losses."),
+                io.Float.Input(
+                    "budget",
+                    default=8.0,
+                    min=0.0,
+                    max=255.0,
+                    step=0.5,
+                    tooltip="Largest change of a channel in 8-bit levels, up to 64; 8 is hard to see, 16 is strong.",
+                ),
+                steps_input(),
+                _update_input(),
+                seed_input(),
+                working_size_input(),
+                memory_input(),
+                eot_input("Makes the protection survive transformations."),
+                mask_input(),
+            ],
+            outputs=[
+                io.Image.Output("protected", display_name="protected"),
+                io.Image.Output("perturbation", display_name="perturbation (amplified)"),
+                io.Float.Output("budget", display_name="budget"),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: Tensor,
+        budget: float,
+        steps: int,
+        update: dict[str, object],
+        seed: int,
+        working_size: int,
+        memory: str,
+        loss: Losses | None = None,
+        eot: EoT | None = None,
+        mask: Tensor | None = None,
+    ) -> io.NodeOutput:
+        if not loss:
+            raise ValueError(NO_LOSS)
+        settings = Settings(RGB(budget), _update(update), eot, working_size, steps, seed, memory == LOW_MEMORY)
+        return io.NodeOutput(*protect_images(image, loss, settings, mask=mask, node_id=cls.hidden.unique_id), budget)
+
+
+NODES: tuple[type[io.ComfyNode], ...] = (
+    CombineLosses,
+    Protect,
+)

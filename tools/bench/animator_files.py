@@ -1,0 +1,165 @@
+"""Animators with random weights, in the public checkpoints' formats: small ones, and full-size ones from a list of keys.
+
+They load as the real files do and prove nothing about effect.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+WIDTHS = (32, 64, 64, 64)
+State = dict[str, Tensor]
+
+
+def random_state(shapes: dict[str, tuple[int, ...]], seed: int, dtype: torch.dtype = torch.float32) -> State:
+    """Weights that neither damp nor amplify; norms are the identity."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def tensor(key: str, shape: tuple[int, ...]) -> Tensor:
+        if key.endswith(("pos_encoder.pe", "pos_embed.pe")):
+            return sinusoid(*shape[1:])[None]
+        if len(shape) > 1:
+            # Cheaper than normal numbers, which for a billion weights take minutes; of the same variance.
+            fan_in = max(1, torch.Size(shape[1:]).numel())
+            return torch.rand(shape, generator=generator).sub(0.5).mul((12 / fan_in) ** 0.5)
+        return torch.ones(shape) if key.endswith("weight") else torch.zeros(shape)
+
+    return {key: tensor(key, shape).to(dtype) for key, shape in shapes.items()}
+
+
+def sinusoid(length: int, channels: int) -> Tensor:
+    position = torch.arange(length)[:, None] * torch.exp(torch.arange(0, channels, 2) * (-torch.log(torch.tensor(10000.0)) / channels))
+    return torch.stack([position.sin(), position.cos()], dim=2).flatten(1)
+
+
+def shapes_of(make: Callable[[], nn.Module]) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        return {key: tuple(value.shape) for key, value in make().state_dict().items()}
+
+
+def unet_shapes(*, layers: int = 1, context: int = 32, widths: tuple[int, ...] = WIDTHS) -> dict[str, tuple[int, ...]]:
+    """diffusers' Stable Diffusion 1.5 UNet at other widths."""
+    from diffusers import UNet2DConditionModel
+
+    return shapes_of(lambda: UNet2DConditionModel(block_out_channels=widths, layers_per_block=layers, cross_attention_dim=context))
+
+
+def is_output(key: str) -> bool:
+    return key.startswith(("conv_norm_out.", "conv_out."))
+
+
+def animate_anyone(folder: Path, *, seed: int = 0, context: int = 32, widths: tuple[int, ...] = WIDTHS) -> dict[str, Path]:
+    """reference_unet, denoising_unet, motion_module and pose_guider, as MooreThreads publish them but safetensors."""
+    from diffusers import UNetMotionModel
+    from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
+    from stillguard.engine.animators.pose_animator import upstream_names
+
+    spatial = unet_shapes(context=context, widths=widths)
+    video = shapes_of(
+        lambda: UNetMotionModel(block_out_channels=widths, layers_per_block=1, cross_attention_dim=context, motion_num_attention_heads=8)
+    )
+    guider = shapes_of(lambda: ControlNetConditioningEmbedding(widths[0], 3, (16, 32, 96, 256)))
+    parts = {
+        "reference_unet": {key: shape for key, shape in spatial.items() if not is_output(key)},
+        "denoising_unet": spatial,
+        "motion_module": {name: shape for key, shape in video.items() if ".motion_modules." in key for name in upstream_names(key)},
+        "pose_guider": guider,
+    }
+    return {name: write(folder / f"{name}.safetensors", random_state(shapes, seed + i)) for i, (name, shapes) in enumerate(parts.items())}
+
+
+def publish(folder: Path, *, context: int = 32) -> None:
+    """Small networks under the names and in the containers of the public files."""
+    for name, file in animate_anyone(folder, context=context).items():
+        torch.save(load_file(file), folder / f"{name}.pth")
+        file.unlink()
+    magic_animate(folder, context=context).rename(folder / "magicanimate_appearance_encoder.safetensors")
+    magic_pose(folder, context=context)
+
+
+def magic_animate(folder: Path, *, seed: int = 10, context: int = 32) -> Path:
+    """MagicAnimate's appearance_encoder, which lacks what follows the last feature."""
+    last = "up_blocks.3.attentions.1."
+    kept = (f"{last}norm.", f"{last}proj_in.", f"{last}transformer_blocks.0.norm1.")
+    shapes = {key: shape for key, shape in unet_shapes(context=context).items() if not is_output(key)}
+    shapes = {key: shape for key, shape in shapes.items() if not key.startswith(last) or key.startswith(kept)}
+    return write(folder / "appearance_encoder.safetensors", random_state(shapes, seed))
+
+
+def magic_pose(folder: Path, *, seed: int = 20, context: int = 32) -> Path:
+    """MagicPose's model_state: a PyTorch file of a whole CompVis model, of which one branch counts."""
+    shapes = {ldm_name(key): shape for key, shape in unet_shapes(context=context).items()}
+    branch = {f"appearance_control_model.{key}": shape for key, shape in shapes.items() if not key.startswith("out.")}
+    branch["appearance_control_model.input_hint_block.0.weight"] = (16, 3, 3, 3)
+    rest = {"model.diffusion_model.input_blocks.0.0.bias": (32,), "first_stage_model.encoder.conv_in.bias": (8,), "betas": (1000,)}
+    file = folder / "model_state-110000.th"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": random_state({**branch, **rest}, seed), "global_step": 110000}, file)
+    return file
+
+
+def stable_diffusion(folder: Path, *, seed: int = 30, context: int = 32) -> Path:
+    """A checkpoint in CompVis names, as most are published."""
+    shapes = {f"model.diffusion_model.{ldm_name(key)}": shape for key, shape in unet_shapes(context=context).items()}
+    return write(folder / "sd15.safetensors", random_state({**shapes, "first_stage_model.encoder.conv_in.bias": (8,)}, seed))
+
+
+_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+_TOP = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+
+
+def ldm_name(key: str, layers: int = 1) -> str:
+    """The CompVis name of a tensor of diffusers' UNet."""
+    for ours, theirs in _TOP.items():
+        if key.startswith(f"{ours}."):
+            return key.replace(ours, theirs, 1)
+    side, *rest = key.split(".")
+    if side == "mid_block":
+        index = {"attentions.0": 1, "resnets.0": 0, "resnets.1": 2}[".".join(rest[:2])]
+        return f"middle_block.{index}." + _inside(rest[0], rest[2:])
+    level, kind, number, inner = int(rest[0]), rest[1], int(rest[2]), rest[3:]
+    if side == "down_blocks":
+        block = 1 + level * (layers + 1) + (layers if kind == "downsamplers" else number)
+        place = {"resnets": "0", "attentions": "1", "downsamplers": "0.op"}[kind]
+        return f"input_blocks.{block}.{place}." + _inside(kind, inner)
+    block = level * (layers + 1) + (layers if kind == "upsamplers" else number)
+    # Only the first level has no attention between the residual block and the upsampler.
+    place = {"resnets": "0", "attentions": "1", "upsamplers": "1.conv" if level == 0 else "2.conv"}[kind]
+    return f"output_blocks.{block}.{place}." + _inside(kind, inner)
+
+
+def _inside(kind: str, names: list[str]) -> str:
+    if kind == "resnets":
+        return ".".join([_RESNET[names[0]], *names[1:]])
+    return ".".join(names[1:] if kind in ("downsamplers", "upsamplers") else names)
+
+
+def from_manifest(manifest: Path, file: Path, *, seed: int = 0, dtype: torch.dtype = torch.float16) -> Path:
+    """A full-size file with exactly the keys and shapes of a published one."""
+    keys = json.loads(manifest.read_text(encoding="utf-8"))["keys"]
+    return write(file, random_state({key: tuple(shape) for key, (shape, _) in keys.items()}, seed, dtype))
+
+
+def write(file: Path, state: State) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, file)
+    return file
