@@ -31,7 +31,7 @@ cpu_shim.install()
 from diffusers import AutoencoderKL, UNetMotionModel  # noqa: E402
 from diffusers.models.attention_processor import AttnProcessor2_0  # noqa: E402
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding  # noqa: E402
-from stillguard.engine import RGB, MomentumSign, Objective, Observation, Sight, Term, protect  # noqa: E402
+from stillguard.engine import RGB, MomentumSign, Objective, Observation, Term, WorkingSize, protect  # noqa: E402
 from stillguard.engine.animators import pose_animator  # noqa: E402
 from stillguard.engine.compute import tiling  # noqa: E402
 from stillguard.engine.draws import SeededDraws  # noqa: E402
@@ -114,8 +114,9 @@ class Ours:
         self.objective.backward(self.clean, Observation(image, draws=draws))
 
     def steps(self) -> Iterator[object]:
-        sight, space, update, draws = Sight(self.scene.clean.shape[-1]), RGB(8), MomentumSign(), map(SeededDraws, itertools.cycle(SEEDS))
-        return protect(self.scene.clean, self.objective, sight=sight, space=space, update=update, draws=draws, steps=10**6)
+        working, space, update = WorkingSize(self.scene.clean.shape[-1]), RGB(8), MomentumSign()
+        draws = map(SeededDraws, itertools.cycle(SEEDS))
+        return protect(self.scene.clean, self.objective, working_size=working, space=space, update=update, draws=draws, steps=10**6)
 
 
 class PlainAttention:

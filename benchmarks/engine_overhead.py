@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 cpu_shim.install()
 
-from stillguard.engine import EoT, MomentumSign, Objective, Sight, Term, protect  # noqa: E402
+from stillguard.engine import EoT, MomentumSign, Objective, Term, WorkingSize, protect  # noqa: E402
 from stillguard.engine.losses.dormant import LPIPSPenalty, VAELatent  # noqa: E402
 from stillguard.engine.surrogates.perceptual import PerceptualNetwork, load_perceptual_network  # noqa: E402
 from stillguard.engine.surrogates.tiny_autoencoder import TinyAutoencoder, load_tiny_autoencoder  # noqa: E402
@@ -61,10 +61,10 @@ def bare_passes(vae: TinyAutoencoder, network: PerceptualNetwork, image: Tensor)
 def measure(*, photo_side: int, working: int, rounds: int, eot: EoT | None, low_memory: bool, device: str) -> tuple[float, float, float]:
     """Median seconds of a step, of the bare passes, and the median of the ratios round by round."""
     vae, network = load_tiny_autoencoder().to(device), load_perceptual_network(lpips_backbone(BENCH / "models" / "stillguard")).to(device)
-    clean, sight = photo(photo_side).to(device), Sight(longest=working)
+    clean, working = photo(photo_side).to(device), WorkingSize(longest=working)
     objective = Objective((Term("latent", 10.0, VAELatent(vae)), Term("visible", -10.0, LPIPSPenalty(network))))
-    bare = bare_passes(vae, network, sight(clean))
-    steps = protect(clean, objective, sight=sight, update=MomentumSign(), eot=eot, steps=rounds + 1, low_memory=low_memory)
+    bare = bare_passes(vae, network, working(clean))
+    steps = protect(clean, objective, working_size=working, update=MomentumSign(), eot=eot, steps=rounds + 1, low_memory=low_memory)
     next(steps), next(steps), bare()  # warm both sides up
     pairs = []
     for _ in range(rounds):

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 cpu_shim.install()
 
-from stillguard.engine import Objective, Sight, Step, Term, picture, protect  # noqa: E402
+from stillguard.engine import Objective, Step, Term, WorkingSize, picture, protect  # noqa: E402
 from stillguard.engine.losses.dormant import VAELatent  # noqa: E402
 from stillguard.engine.metrics.clip import HeldClip  # noqa: E402
 from stillguard.engine.metrics.compare import compare  # noqa: E402
@@ -82,7 +82,7 @@ def lpips_once(network: PerceptualNetwork, *branches: str) -> float:
 
 def steps(side: int) -> Iterator[Step]:
     objective = Objective((Term("latent", 1.0, VAELatent(load_tiny_autoencoder())),))
-    return protect(torch.rand(1, 3, side * 3 // 4, side), objective, sight=Sight(longest=256), steps=10**6)
+    return protect(torch.rand(1, 3, side * 3 // 4, side), objective, working_size=WorkingSize(longest=256), steps=10**6)
 
 
 def in_strips(side: int) -> tuple[float, float]:

@@ -6,9 +6,9 @@ Budgets and step sizes are in 8-bit levels.
 
 from .attack import Step, protect
 from .objective import Objective, Term
-from .observation import Observation, Sight
+from .observation import Observation, WorkingSize
 from .space import RGB
 from .transforms import EoT
 from .update import Adam, MomentumSign, Sign
 
-__all__ = ["RGB", "Adam", "EoT", "MomentumSign", "Objective", "Observation", "Sight", "Sign", "Step", "Term", "protect"]
+__all__ = ["RGB", "Adam", "EoT", "MomentumSign", "Objective", "Observation", "Sign", "Step", "Term", "WorkingSize", "protect"]

@@ -13,7 +13,7 @@ from torch import Tensor
 from .compute.half import Scales
 from .draws import Draws, seeded_draws, stream
 from .objective import Objective
-from .observation import Observation, Sight
+from .observation import Observation, WorkingSize
 from .picture import check_finite, split_alpha, strips
 from .space import RGB, Space
 from .transforms import EoT, Transform
@@ -48,7 +48,7 @@ def protect(
     space: Space | None = None,
     update: Update | None = None,
     eot: EoT | None = None,
-    sight: Sight | None = None,
+    working_size: WorkingSize | None = None,
     steps: int = 100,
     mask: Tensor | None = None,
     seed: int = 0,
@@ -61,7 +61,7 @@ def protect(
     where 0 is left untouched to the bit and values between scale the budget. Same arguments, same machine: same picture, as far
     as the surrogates' kernels are deterministic (on the CPU they are). draws: random numbers of the losses, one for each look at
     the picture (EoT samples times steps); by default they follow from the seed.
-    Defaults: RGB(), MomentumSign(), no EoT, Sight(). Raises ValueError on pixels or mask values that are not finite, on a
+    Defaults: RGB(), MomentumSign(), no EoT, WorkingSize(). Raises ValueError on pixels or mask values that are not finite, on a
     mask of another shape, and on a number of channels other than 1, 3 or 4; HalfPrecisionError, which is one, for a network that cannot
     be run in fp16. A step whose gradient overflowed in fp16 is repeated, see Scales.
     """
@@ -69,7 +69,7 @@ def protect(
     colour, alpha = split_alpha(clean.detach().float())
     mask = _checked_mask(mask, colour)
     draws = seeded_draws(seed) if draws is None else draws
-    run = _Run(colour, objective, space or RGB(), eot or EoT.none(), sight or Sight(), mask, low_memory, seed, draws)
+    run = _Run(colour, objective, space or RGB(), eot or EoT.none(), working_size or WorkingSize(), mask, low_memory, seed, draws)
     yield Step(0, {}, 0.0, 0, lambda: clean)
     if steps < 1:
         return
@@ -105,22 +105,22 @@ class _Run:
         objective: Objective,
         space: Space,
         eot: EoT,
-        sight: Sight,
+        working_size: WorkingSize,
         mask: Tensor | None,
         low_memory: bool,
         seed: int,
         draws: Iterator[Draws],
     ) -> None:
         self.colour, self.base = colour, _in_range(colour)
-        self.objective, self.space, self.eot, self.sight = objective, space, eot, sight
+        self.objective, self.space, self.eot, self.working_size = objective, space, eot, working_size
         self.mask, self.low_memory, self.seed, self.draws = mask, low_memory, seed, draws
         self.generator, self.scales = stream(seed, "eot"), Scales()
-        self.reference = Observation(sight(self.base))
+        self.reference = Observation(working_size(self.base))
 
     def update(self, variables: Variables, ascend: Ascent) -> tuple[Variables, dict[str, float], int]:
         if self.objective.unbalanced:
             with torch.no_grad(), self.scales.watching():
-                self.objective = self.objective.balanced(self.reference, Observation(self.sight(self._measured(variables))))
+                self.objective = self.objective.balanced(self.reference, Observation(self.working_size(self._measured(variables))))
         looks = [(self.eot.draw(self.generator), next(self.draws)) for _ in range(self.eot.samples)]
 
         def attempt() -> tuple[tuple[Variables, Tensor, list[str]], list[Tensor]]:
@@ -152,7 +152,7 @@ class _Run:
         leaves = tuple(variable.detach().requires_grad_() for variable in variables)
         totals: dict[str, Tensor] = {}
         for transform, draws in looks:
-            picture = self.sight(self.space.render(self.base, leaves))
+            picture = self.working_size(self.space.render(self.base, leaves))
             seen = Observation(picture, transform=transform, draws=draws, low_memory=self.low_memory)
             try:
                 losses = self.objective.backward(self.reference, seen, scale=1 / self.eot.samples)

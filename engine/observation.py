@@ -29,7 +29,7 @@ class ImageEncoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Sight:
+class WorkingSize:
     """How large surrogates see a photo: the way a victim's own preprocessing shrinks it.
 
     longest: the longer side in pixels at most; a photo is never enlarged to reach it. multiple: both sides become multiples

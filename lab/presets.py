@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..engine import RGB, EoT, Sight, protect
+from ..engine import RGB, EoT, WorkingSize, protect
 from ..engine.baselines import random_signs
 from ..engine.losses.dormant import LPIPSPenalty
 from ..engine.objective import Objective, Term
@@ -49,7 +49,7 @@ def dormant(weights: dict[str, float], *, eot: bool = True, momentum: float = 0.
             space=RGB(task.budget),
             update=MomentumSign(1.0, momentum),
             eot=EoT() if eot else EoT.none(),
-            sight=Sight(task.photo.shape[-1]),
+            working_size=WorkingSize(task.photo.shape[-1]),
             steps=task.steps,
             seed=task.seed,
         )

@@ -49,12 +49,12 @@ class CheckCopy(io.ComfyNode):
                 "The protected photo does not look like a copy of the clean one: choose two files of the same photo, or set "
                 f'`another_photo` of Check Copy to "{GO_ON}" if this is a copy that was changed a lot.'
             )
-        text = _told(seen)
+        text = _sentence(seen)
         show_text(text, node_id=cls.hidden.unique_id)
         return io.NodeOutput(copy, text, ui=ui.PreviewText(text))
 
 
-def _told(seen: Visibility | NotMeasured) -> str:
+def _sentence(seen: Visibility | NotMeasured) -> str:
     if isinstance(seen, NotMeasured):
         return f"How visible the change of the copy is cannot be measured: {seen.why}"
     if seen.resized_from is None:

@@ -34,7 +34,7 @@ _NAMES = re.compile(
 )
 
 
-def told(name: object, value: Any) -> Any:
+def publishable(name: object, value: Any) -> Any:
     """A value of a prompt, under its name, as anybody may read it."""
     return _value(str(name), value, names=False)
 

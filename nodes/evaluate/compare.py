@@ -15,7 +15,7 @@ from ..bridge.evaluate.compare import compare_videos
 from ..bridge.model_files import choices, fingerprint
 from ..bridge.progress import show_text
 from ..sockets import ComparisonSocket
-from .measures import GROUPS, Means, measures_of, weights_of
+from .measures import GROUPS, MeasureSources, measures_of, weights_of
 from .visibility import WITHOUT_LPIPS
 
 ALL, PIXELS, CHOOSE = "all that this ComfyUI can measure", "pixels only", "choose"
@@ -104,15 +104,15 @@ class CompareVideos(io.ComfyNode):
     ) -> io.NodeOutput:
         given = {CLEAN: clean, PROTECTED: protected, NOISE: noise, TRUTH: ground_truth}
         backbone, groups = None if lpips_backbone == WITHOUT_LPIPS else lpips_backbone, _groups(measures)
-        means = Means(backbone, paper_conventions, clip_vision, interpolation_model, insightface, face_detection_model)
-        with contextlib.closing(means):
+        sources = MeasureSources(backbone, paper_conventions, clip_vision, interpolation_model, insightface, face_detection_model)
+        with contextlib.closing(sources):
             comparison = compare_videos(
                 {branch: frames for branch, frames in given.items() if frames is not None},
-                measures_of(groups, means),
+                measures_of(groups, sources),
                 victim=victim.strip() or "victim",
                 surrogate=surrogate,
                 shortest=length == "shortest",
-                settings={"measures": groups, "paper_conventions": paper_conventions, "length": length, "weights": means.files},
+                settings={"measures": groups, "paper_conventions": paper_conventions, "length": length, "weights": sources.files},
                 node_id=cls.hidden.unique_id,
             )
         table = as_text(comparison)

@@ -55,7 +55,7 @@ def weights_of(lpips_backbone: str | None) -> list[tuple[Entry, str | None]]:
 
 
 @dataclass
-class Means:
+class MeasureSources:
     """What the measures are taken with: sockets, None where nothing is connected, and the name of LPIPS's backbone, None for none.
 
     files: filled with the weights that were read, by measure.
@@ -87,9 +87,9 @@ class Means:
             hook.remove()
 
 
-def measures_of(groups: Sequence[str], means: Means) -> list[Measure | Unavailable]:
+def measures_of(groups: Sequence[str], sources: MeasureSources) -> list[Measure | Unavailable]:
     """All measures of these groups; what is missing for one becomes its Unavailable's sentence."""
-    offers = _offers(means)
+    offers = _offers(sources)
     return [measure for group in groups for names, make in offers[group] for measure in _made(names, make)]
 
 
@@ -100,63 +100,63 @@ def _made(names: Sequence[str], make: Callable[[], Sequence[Measure]]) -> Sequen
         return [Unavailable(name, str(reason)) for name in names]
 
 
-def _offers(means: Means) -> dict[str, list[tuple[Sequence[str], Callable[[], Sequence[Measure]]]]]:
+def _offers(sources: MeasureSources) -> dict[str, list[tuple[Sequence[str], Callable[[], Sequence[Measure]]]]]:
     """By group: names, for when they cannot be had, and what makes the measures."""
-    conventions = (False, True) if means.paper_conventions else (False,)
+    conventions = (False, True) if sources.paper_conventions else (False,)
 
     def pixels() -> Sequence[Measure]:
         return [make(disco_compat=one) for one in conventions for make in (psnr_measure, ssim_measure, l1_measure)]
 
     def lpips() -> Sequence[Measure]:
-        if means.lpips_backbone is None:
+        if sources.lpips_backbone is None:
             raise ValueError("No backbone is chosen in lpips_backbone.")
-        network = means.network(load_perceptual_network, "lpips_vgg16", means.lpips_backbone)
+        network = sources.network(load_perceptual_network, "lpips_vgg16", sources.lpips_backbone)
         return [lpips_measure(network, disco_compat=one) for one in conventions]
 
     def clip_i() -> Sequence[Measure]:
-        return [clip_i_measure(clip_embedder(_connected(means.clip_vision, "Load CLIP Vision", "clip_vision")))]
+        return [clip_i_measure(clip_embedder(_connected(sources.clip_vision, "Load CLIP Vision", "clip_vision")))]
 
     def aesthetic() -> Sequence[Measure]:
-        embed = aesthetic_embedder(_connected(means.clip_vision, "Load CLIP Vision with CLIP ViT-L/14", "clip_vision"))
-        return [aesthetic_measure(embed, means.network(load_aesthetic_head, "aesthetic_head"))]
+        embed = aesthetic_embedder(_connected(sources.clip_vision, "Load CLIP Vision with CLIP ViT-L/14", "clip_vision"))
+        return [aesthetic_measure(embed, sources.network(load_aesthetic_head, "aesthetic_head"))]
 
     def smoothness() -> Sequence[Measure]:
-        model = _connected(means.interpolation_model, "Load Frame Interpolation Model", "interpolation_model")
+        model = _connected(sources.interpolation_model, "Load Frame Interpolation Model", "interpolation_model")
         return [motion_smoothness_measure(interpolator(model))]
 
     def identity() -> Sequence[Measure]:
-        embed = face_embedder(_connected(means.insightface, "a loader of insightface's FaceAnalysis", "insightface"))
+        embed = face_embedder(_connected(sources.insightface, "a loader of insightface's FaceAnalysis", "insightface"))
         return [identity_measure(embed), faces_found_measure(embed)]
 
     def landmarks() -> Sequence[Measure]:
-        detector = _connected(means.face_detection_model, "Load Face Detection Model", "face_detection_model")
+        detector = _connected(sources.face_detection_model, "Load Face Detection Model", "face_detection_model")
         return landmark_measures(landmark_finder(detector))
 
     def fid() -> Sequence[Measure]:
-        network = means.network(load_inception, "inception_fid")
+        network = sources.network(load_inception, "inception_fid")
         return [fid_measure(network), kid_measure(network)]
 
     return {
         "pixels": [(("PSNR", "SSIM", "L1"), pixels)],
         "lpips": [(("LPIPS",), lpips)],
-        "semantics": [(("CLIP-I",), clip_i), (("DINO",), lambda: [dino_measure(means.network(load_dino, "dino_vits16"))])],
+        "semantics": [(("CLIP-I",), clip_i), (("DINO",), lambda: [dino_measure(sources.network(load_dino, "dino_vits16"))])],
         "consistency": [
             (("optical flow",), lambda: [flow_measure()]),
             (
                 ("subject consistency",),
-                lambda: [subject_consistency_measure(means.network(load_dino, "dino_vitb16"))],
+                lambda: [subject_consistency_measure(sources.network(load_dino, "dino_vitb16"))],
             ),
             (("motion smoothness",), smoothness),
         ],
         "quality": [
             (("aesthetic quality",), aesthetic),
-            (("imaging quality",), lambda: [imaging_quality_measure(means.network(load_musiq, "musiq_spaq"))]),
+            (("imaging quality",), lambda: [imaging_quality_measure(sources.network(load_musiq, "musiq_spaq"))]),
         ],
         "faces": [(("identity similarity", "frames with a face"), identity), (("M-LMD", "F-LMD", "M-LVD", "F-LVD"), landmarks)],
         "fid": [(("FID", "KID"), fid)],
         "fvd": [
-            (("FVD",), lambda: [fvd_measure(means.network(load_i3d, "i3d_kinetics400"))]),
-            (("FID-VID",), lambda: [fid_vid_measure(means.network(load_resnet3d, "resnet50_kinetics3d"))]),
+            (("FVD",), lambda: [fvd_measure(sources.network(load_i3d, "i3d_kinetics400"))]),
+            (("FID-VID",), lambda: [fid_vid_measure(sources.network(load_resnet3d, "resnet50_kinetics3d"))]),
         ],
     }
 

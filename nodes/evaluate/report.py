@@ -20,7 +20,7 @@ from ...engine.weights.catalogue import catalogue
 from ..bridge.evaluate.measure import measure_visibility
 from ..bridge.evaluate.report import node_settings, versions, whole_graph
 from ..bridge.model_files import choices, find_file, fingerprint
-from ..bridge.privacy import told, without_folders, without_paths
+from ..bridge.privacy import publishable, without_folders, without_paths
 from ..bridge.progress import show_text
 from ..protect.save import write_numbered
 from ..sockets import ComparisonSocket
@@ -94,7 +94,7 @@ class ProtectionReport(io.ComfyNode):
         report = Report(
             title=title.strip() or TITLE,
             date=date.today(),
-            comparisons=tuple(_told(one) for one in comparisons.values() if one is not None),
+            comparisons=tuple(_publishable(one) for one in comparisons.values() if one is not None),
             visibilities={branch: one for branch, one in seen.items() if isinstance(one, Visibility)},
             unmeasured={branch: one for branch, one in seen.items() if isinstance(one, NotMeasured)},
             gallery=gallery({branch: picture[0] for branch, picture in pictures.items()}) if pictures else None,
@@ -136,7 +136,7 @@ def _one_each(given: dict[str, Tensor | None]) -> dict[str, Tensor]:
     return pictures
 
 
-def _told(comparison: Comparison) -> Comparison:
+def _publishable(comparison: Comparison) -> Comparison:
     """Without what a library's error or a setting tells of the user's disk."""
 
     def row(one: Row) -> Row:
@@ -148,7 +148,7 @@ def _told(comparison: Comparison) -> Comparison:
         comparison,
         rows=tuple(row(one) for one in comparison.rows),
         notes=tuple(without_folders(note) for note in comparison.notes),
-        settings=told("", comparison.settings),
+        settings=publishable("", comparison.settings),
     )
 
 

@@ -209,19 +209,19 @@ def test_weights_are_found_by_the_catalogues_names_and_sockets_serve_their_measu
     import comfy.clip_vision
     from stillguard.engine.metrics.comparison import CLEAN, PROTECTED
     from stillguard.nodes.bridge.evaluate.compare import compare_videos
-    from stillguard.nodes.evaluate.measures import Means, measures_of
+    from stillguard.nodes.evaluate.measures import MeasureSources, measures_of
     from testkit import TINY_CLIP
 
     encoder = comfy.clip_vision.ClipVisionModel({**TINY_CLIP, "patch_size": 14, "projection_dim": 768})
     encoder.load_sd({key: torch.zeros_like(value) if value.is_floating_point() else value for key, value in encoder.get_sd().items()})
-    means = Means(None, False, encoder, rife, Faces(), Faces())
+    sources = MeasureSources(None, False, encoder, rife, Faces(), Faces())
     still = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0)).expand(4, -1, -1, -1)
     dark = torch.cat([still[:3], still[3:] / 10])
     with torch.inference_mode():
-        measures = measures_of(["lpips", "semantics", "consistency", "quality", "faces"], means)
+        measures = measures_of(["lpips", "semantics", "consistency", "quality", "faces"], sources)
         wanted = {"victim": "", "surrogate": False, "shortest": False, "settings": {}, "node_id": None}
         result = compare_videos({CLEAN: still, PROTECTED: dark}, measures, **wanted)
-    assert means.files == {
+    assert sources.files == {
         "dino_vits16": "dino_deitsmall16_pretrain.pth",
         "dino_vitb16": "dino_vitbase16_pretrain.pth",
         "aesthetic_head": "sa_0_4_vit_l_14_linear.pth",
@@ -366,12 +366,12 @@ sys.path.insert(0, str(comfyui()))
 import comfy.cli_args
 comfy.cli_args.args.cpu = True
 from stillguard.nodes.bridge.evaluate.compare import compare_videos
-from stillguard.nodes.evaluate.measures import Means, measures_of
+from stillguard.nodes.evaluate.measures import MeasureSources, measures_of
 from comfy_api.latest import InputImpl
 
 clean, protected = (InputImpl.VideoFromFile(path) for path in sys.argv[1:])
 wanted = dict(victim="", surrogate=False, shortest=False, settings={}, node_id=None)
-found = compare_videos(dict(clean=clean, protected=protected), measures_of(["pixels"], Means(None, False)), **wanted)
+found = compare_videos(dict(clean=clean, protected=protected), measures_of(["pixels"], MeasureSources(None, False)), **wanted)
 print(found.frames, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

@@ -42,9 +42,9 @@ WRAPPED: dict[str, Callable[[str], object]] = {
 @pytest.mark.parametrize("wrap", WRAPPED.values(), ids=list(WRAPPED))
 @pytest.mark.parametrize("text", [*NAMES, *PLACES, *ADDRESSES])
 def test_what_names_the_user_is_left_out_wherever_it_stands(text: str, wrap: Callable[[str], object]) -> None:
-    from stillguard.nodes.bridge.privacy import told, without_paths
+    from stillguard.nodes.bridge.privacy import publishable, without_paths
 
-    assert "zoe" not in str(told("anything", wrap(text)))
+    assert "zoe" not in str(publishable("anything", wrap(text)))
     if text not in NAMES:
         assert "zoe" not in str(without_paths({"anything": wrap(text)}))
 
@@ -52,19 +52,19 @@ def test_what_names_the_user_is_left_out_wherever_it_stands(text: str, wrap: Cal
 @pytest.mark.parametrize("wrap", [lambda v: v, lambda v: [v], lambda v: [v, [v]]], ids=["alone", "list", "lists"])
 @pytest.mark.parametrize("key", SECRETS)
 def test_secrets_are_left_out_by_their_keys(key: str, wrap: Callable[[str], object]) -> None:
-    from stillguard.nodes.bridge.privacy import told, without_paths
+    from stillguard.nodes.bridge.privacy import publishable, without_paths
 
     for document in ({key: wrap("zoe")}, {"deep": [{key: wrap("zoe")}]}, json.dumps({key: wrap("zoe")})):
-        assert "zoe" not in str(told("anything", document))
+        assert "zoe" not in str(publishable("anything", document))
         assert "zoe" not in str(without_paths(document))
-    assert "zoe" not in str(told(key, wrap("zoe")))
+    assert "zoe" not in str(publishable(key, wrap("zoe")))
 
 
 @pytest.mark.parametrize("text", ["Authorization: Bearer zoe", "api_key=zoe", 'curl "x" token: zoe', "a=1&access_key=zoe&b=2"])
 def test_secrets_are_left_out_within_a_text(text: str) -> None:
-    from stillguard.nodes.bridge.privacy import told
+    from stillguard.nodes.bridge.privacy import publishable
 
-    assert "zoe" not in told("anything", text)
+    assert "zoe" not in publishable("anything", text)
 
 
 VALUES = st.recursive(
@@ -84,9 +84,9 @@ VALUES = st.recursive(
 @given(VALUES)
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_nesting_is_told_without_them(value: object) -> None:
-    from stillguard.nodes.bridge.privacy import told
+    from stillguard.nodes.bridge.privacy import publishable
 
-    assert "zoe" not in json.dumps(told("anything", value))
+    assert "zoe" not in json.dumps(publishable("anything", value))
 
 
 @pytest.mark.parametrize(

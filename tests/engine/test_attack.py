@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 import torch
-from stillguard.engine import RGB, EoT, MomentumSign, Objective, Sight, Sign, Term, protect
+from stillguard.engine import RGB, EoT, MomentumSign, Objective, Sign, Term, WorkingSize, protect
 from stillguard.engine.losses.dormant import CLIPSemantic, VAELatent
 from stillguard.engine.surrogates.tiny_autoencoder import TinyAutoencoder
 from support import RandomEncoder
@@ -16,11 +16,11 @@ from torch import Tensor
 
 VAE = RandomEncoder()
 OBJECTIVE = Objective((Term("latent", 1.0, VAELatent(VAE)),))
-SIGHT = Sight(longest=96)
+WORKING = WorkingSize(longest=96)
 
 
 def test_yields_the_clean_picture_first_then_every_step(astronaut: Tensor) -> None:
-    steps = list(protect(astronaut, OBJECTIVE, sight=SIGHT, steps=5))
+    steps = list(protect(astronaut, OBJECTIVE, working_size=WORKING, steps=5))
     assert [step.index for step in steps] == [0, 1, 2, 3, 4, 5]
     assert steps[0].image is astronaut
     assert steps[0].losses == {}
@@ -29,25 +29,25 @@ def test_yields_the_clean_picture_first_then_every_step(astronaut: Tensor) -> No
 
 def test_every_step_can_be_kept(astronaut: Tensor) -> None:
     """A partial result taken while the loop goes on is not changed by later steps, even when it is first looked at later."""
-    loop = protect(astronaut, OBJECTIVE, sight=SIGHT, steps=4)
+    loop = protect(astronaut, OBJECTIVE, working_size=WORKING, steps=4)
     steps = list(loop)
-    early = list(protect(astronaut, OBJECTIVE, sight=SIGHT, steps=2))[-1]
+    early = list(protect(astronaut, OBJECTIVE, working_size=WORKING, steps=2))[-1]
     assert torch.equal(steps[2].image, early.image)
 
 
 def test_results_carry_no_graph(astronaut: Tensor) -> None:
-    *_, step = protect(astronaut, OBJECTIVE, sight=SIGHT, steps=1)
+    *_, step = protect(astronaut, OBJECTIVE, working_size=WORKING, steps=1)
     assert not step.image.requires_grad
     assert step.image.grad_fn is None
 
 
 def test_the_loss_grows_on_a_trained_network(astronaut: Tensor, lab_vae: TinyAutoencoder) -> None:
-    steps = list(protect(astronaut, Objective((Term("latent", 1.0, VAELatent(lab_vae)),)), sight=SIGHT, steps=12))
+    steps = list(protect(astronaut, Objective((Term("latent", 1.0, VAELatent(lab_vae)),)), working_size=WORKING, steps=12))
     assert steps[-1].losses["latent"] > 3 * steps[1].losses["latent"]
 
 
 def test_a_negative_weight_minimises(astronaut: Tensor) -> None:
-    steps = list(protect(astronaut, Objective((Term("latent", -1.0, VAELatent(VAE)),)), sight=SIGHT, steps=60, update=Sign(0.05)))
+    steps = list(protect(astronaut, Objective((Term("latent", -1.0, VAELatent(VAE)),)), working_size=WORKING, steps=60, update=Sign(0.05)))
     assert steps[-1].losses["latent"] < 0.5 * steps[1].losses["latent"]
 
 
@@ -57,8 +57,8 @@ def test_a_zero_weight_costs_nothing(astronaut: Tensor) -> None:
             raise AssertionError("asked for a loss that has no weight")
 
     ablated = Objective((*OBJECTIVE.terms, Term("ablated", 0.0, CLIPSemantic(Untouchable(5)))))
-    *_, with_ablated = protect(astronaut, ablated, sight=SIGHT, steps=2)
-    *_, alone = protect(astronaut, OBJECTIVE, sight=SIGHT, steps=2)
+    *_, with_ablated = protect(astronaut, ablated, working_size=WORKING, steps=2)
+    *_, alone = protect(astronaut, OBJECTIVE, working_size=WORKING, steps=2)
     assert torch.equal(with_ablated.image, alone.image)
     assert set(with_ablated.losses) == {"latent"}
 
@@ -67,8 +67,8 @@ def test_pictures_of_a_batch_do_not_influence_each_other(astronaut: Tensor) -> N
     both = torch.cat([astronaut, astronaut.flip(-1)])
     space = RGB(start_from="clean")
     objective = Objective((Term("pixels", 1.0, _Brightness()),))
-    *_, together = protect(both, objective, space=space, sight=SIGHT, steps=3)
-    *_, alone = protect(both[1:], objective, space=space, sight=SIGHT, steps=3)
+    *_, together = protect(both, objective, space=space, working_size=WORKING, steps=3)
+    *_, alone = protect(both[1:], objective, space=space, working_size=WORKING, steps=3)
     assert torch.equal(together.image[1:], alone.image)
 
 
@@ -76,8 +76,8 @@ def test_pictures_of_a_batch_do_not_change_each_others_scale(astronaut: Tensor) 
     """The automatic latent scale and a second term: the ratio between both must not depend on the neighbour."""
     both = torch.cat([astronaut * 0.2, astronaut])
     objective = Objective((Term("latent", 1.0, VAELatent(VAE)), Term("pixels", 1.0, _Brightness())))
-    *_, together = protect(both, objective, space=Fixed(), sight=SIGHT, steps=2)
-    *_, alone = protect(both[1:], objective, space=Fixed(), sight=SIGHT, steps=2)
+    *_, together = protect(both, objective, space=Fixed(), working_size=WORKING, steps=2)
+    *_, alone = protect(both[1:], objective, space=Fixed(), working_size=WORKING, steps=2)
     assert (together.image[1:] != alone.image).float().mean() < 1e-3
 
 
@@ -106,7 +106,7 @@ def test_an_interrupted_step_frees_its_graphs_at_once(astronaut: Tensor) -> None
     gc.collect()
     gc.disable()
     try:
-        loop = protect(astronaut, Objective((Term("cancelling", 1.0, Cancelling()),)), sight=SIGHT, steps=2)
+        loop = protect(astronaut, Objective((Term("cancelling", 1.0, Cancelling()),)), working_size=WORKING, steps=2)
         next(loop)
         with contextlib.suppress(Cancelled):
             next(loop)
@@ -128,7 +128,7 @@ def test_refuses_a_mask_that_is_not_numbers(astronaut: Tensor) -> None:
 
 
 def test_weights_receive_no_gradient(astronaut: Tensor, lab_vae: TinyAutoencoder) -> None:
-    list(protect(astronaut, Objective((Term("latent", 1.0, VAELatent(lab_vae)),)), sight=SIGHT, steps=1))
+    list(protect(astronaut, Objective((Term("latent", 1.0, VAELatent(lab_vae)),)), working_size=WORKING, steps=1))
     assert all(parameter.grad is None for parameter in lab_vae.parameters())
 
 
@@ -151,7 +151,7 @@ def test_a_useless_gradient_is_skipped_and_reported(astronaut: Tensor, bad: floa
     """Of two pictures, one has a gradient that is zero or not finite: it stays as it was, the other moves on."""
     both = torch.cat([astronaut, astronaut])
     objective = Objective((Term("brightness", 1.0, _Brightness(bad, 1.0)),))
-    *_, step = protect(both, objective, space=RGB(start_from="clean"), sight=SIGHT, steps=3, update=MomentumSign(1.0))
+    *_, step = protect(both, objective, space=RGB(start_from="clean"), working_size=WORKING, steps=3, update=MomentumSign(1.0))
     assert step.skipped == 1
     assert torch.equal(step.image[0], astronaut[0])
     assert bool((step.image[1] >= astronaut[0]).all())
@@ -160,22 +160,22 @@ def test_a_useless_gradient_is_skipped_and_reported(astronaut: Tensor, bad: floa
 
 def test_a_distance_has_no_gradient_at_the_clean_picture(astronaut: Tensor) -> None:
     """Why a random start is the default."""
-    *_, step = protect(astronaut, OBJECTIVE, space=RGB(start_from="clean"), sight=SIGHT, steps=2)
+    *_, step = protect(astronaut, OBJECTIVE, space=RGB(start_from="clean"), working_size=WORKING, steps=2)
     assert step.skipped == 1
     assert torch.equal(step.image, astronaut)
 
 
 def test_works_when_the_caller_has_switched_gradients_off(astronaut: Tensor) -> None:
     with torch.no_grad():
-        *_, step = protect(astronaut, OBJECTIVE, sight=SIGHT, steps=2)
+        *_, step = protect(astronaut, OBJECTIVE, working_size=WORKING, steps=2)
         assert not torch.is_grad_enabled()
     assert step.skipped == 0
 
 
 def test_averaging_samples_equals_the_mean_of_their_losses(astronaut: Tensor) -> None:
     """With the identity only, four samples are four equal ones."""
-    one = list(protect(astronaut, OBJECTIVE, sight=SIGHT, steps=2, eot=EoT(None, None, None, None, samples=1)))[-1]
-    four = list(protect(astronaut, OBJECTIVE, sight=SIGHT, steps=2, eot=EoT(None, None, None, None, samples=4)))[-1]
+    one = list(protect(astronaut, OBJECTIVE, working_size=WORKING, steps=2, eot=EoT(None, None, None, None, samples=1)))[-1]
+    four = list(protect(astronaut, OBJECTIVE, working_size=WORKING, steps=2, eot=EoT(None, None, None, None, samples=4)))[-1]
     assert four.losses["latent"] == pytest.approx(one.losses["latent"], rel=1e-5)
     # Signs of gradients near zero may flip with the order of a sum.
     assert (four.image != one.image).float().mean() < 1e-3

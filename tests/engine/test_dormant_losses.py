@@ -10,7 +10,7 @@ import pytest
 import torch
 from bench import animator_files
 from bench.memory import peak_bytes
-from stillguard.engine import Objective, Observation, Sight, Term, protect
+from stillguard.engine import Objective, Observation, Term, WorkingSize, protect
 from stillguard.engine.animators.pose_animator import PoseAnimator, last_timesteps, load_pose_animator, noise_schedule
 from stillguard.engine.draws import SeededDraws, seeded_draws
 from stillguard.engine.losses.dormant import CLIPSemantic, FrameIncoherence, ReferenceFeature, ReferenceSetup, VAELatent
@@ -19,7 +19,7 @@ from support import RandomEncoder
 from torch import Tensor
 from torch.nn import functional as F
 
-SIGHT = Sight(longest=128)
+WORKING = WorkingSize(longest=128)
 VAE, CLIP = RandomEncoder(0), RandomEncoder(1, channels=32)
 TEXT = torch.randn(1, 7, 32, generator=torch.Generator().manual_seed(5))
 
@@ -149,7 +149,7 @@ def test_clean_features_are_computed_once_for_each_timestep_and_shared_ones_once
     calls: list[int] = []
     handle = net.register_forward_pre_hook(lambda module, inputs: calls.append(inputs[1]))
     try:
-        list(protect(clean, objective, sight=SIGHT, steps=3))
+        list(protect(clean, objective, working_size=WORKING, steps=3))
     finally:
         handle.remove()
     # AnimateAnyone's net is asked at 0 only: once for the clean picture, and once a step for Eq 9 and Eq 10 together.
@@ -168,7 +168,7 @@ def test_terms_draw_the_same_timestep_and_steps_different_ones(objective: Object
         animator.unet.register_forward_pre_hook(lambda module, inputs: seen["animator"].append(int(inputs[1]))),
     ]
     try:
-        list(protect(clean, objective, sight=SIGHT, steps=8, seed=4))
+        list(protect(clean, objective, working_size=WORKING, steps=8, seed=4))
     finally:
         for handle in handles:
             handle.remove()
@@ -210,7 +210,7 @@ def test_guidance_one_leaves_the_unconditional_row_out(frames: FrameIncoherence,
 
 
 def test_the_loss_grows(objective: Objective, clean: Tensor) -> None:
-    steps = list(protect(clean, objective, sight=SIGHT, steps=12, seed=2))
+    steps = list(protect(clean, objective, working_size=WORKING, steps=12, seed=2))
     for name in ("reference", "magic", "latent"):
         assert steps[-1].losses[name] > 1.5 * steps[1].losses[name], name
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from stillguard.engine import Objective, Sight, Term, protect
+from stillguard.engine import Objective, Term, WorkingSize, protect
 from stillguard.engine.losses.dormant import LPIPSPenalty, VAELatent
 from stillguard.engine.surrogates.perceptual import PerceptualNetwork
 from stillguard.engine.surrogates.tiny_autoencoder import TinyAutoencoder
@@ -25,7 +25,7 @@ def random_signs(face: Tensor) -> Tensor:
 
 
 def run(face: Tensor, *terms: Term, steps: int) -> Tensor:
-    *_, last = protect(face, Objective(terms), sight=Sight(128), steps=steps, seed=0)
+    *_, last = protect(face, Objective(terms), working_size=WorkingSize(128), steps=steps, seed=0)
     return last.image
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from stillguard.engine import RGB, EoT, Objective, Sight, Sign, Term, protect
+from stillguard.engine import RGB, EoT, Objective, Sign, Term, WorkingSize, protect
 from stillguard.engine.compute.half import HalfPrecisionError, with_scaled_gradient
 from stillguard.engine.observation import Observation
 from torch import Tensor
@@ -100,7 +100,7 @@ class Value:
 
 def protected(picture: Tensor, *networks: Steep) -> Tensor:
     objective = Objective((Term("value", 1.0, Value(networks)),))
-    *steps, last = protect(picture, objective, update=Sign(1.0), space=RGB(8.0), sight=Sight(64), steps=3)
+    *steps, last = protect(picture, objective, update=Sign(1.0), space=RGB(8.0), working_size=WorkingSize(64), steps=3)
     assert all(step.skipped == 0 for step in (*steps, last))
     return last.image
 
@@ -122,7 +122,7 @@ def test_a_run_of_batches_and_eot_repeats_the_same_look(astronaut: Tensor) -> No
     exact = Objective((Term("value", 1.0, Value((Steep(20, dtype=torch.float32),))),))
     results = []
     for chosen in (objective, exact):
-        *_, last = protect(picture, chosen, update=Sign(1.0), space=RGB(8.0), sight=Sight(64), steps=2, eot=EoT(samples=2), seed=3)
+        *_, last = protect(picture, chosen, update=Sign(1.0), working_size=WorkingSize(64), steps=2, eot=EoT(samples=2), seed=3)
         results.append(last.image)
     assert float((results[0] != results[1]).float().mean()) < 0.01
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from bench.memory import peak_bytes
-from stillguard.engine import RGB, Adam, MomentumSign, Objective, Sight, Sign, Term, picture, protect
+from stillguard.engine import RGB, Adam, MomentumSign, Objective, Sign, Term, WorkingSize, picture, protect
 from stillguard.engine.losses.dormant import VAELatent
 from stillguard.engine.update import Update
 from support import RandomEncoder
@@ -35,7 +35,7 @@ def test_strips_change_no_bit(update: Update, space: RGB, masked: bool, channels
 
     def result(strip: int) -> Tensor:
         monkeypatch.setattr(picture, "STRIP", strip)
-        *_, last = protect(clean, OBJECTIVE, space=space, update=update, sight=Sight(32), steps=4, mask=mask)
+        *_, last = protect(clean, OBJECTIVE, space=space, update=update, working_size=WorkingSize(32), steps=4, mask=mask)
         return last.image
 
     assert torch.equal(result(200), result(2**40))
@@ -46,7 +46,7 @@ def test_a_large_photo_is_held_a_few_times_and_no_more(monkeypatch: pytest.Monke
     monkeypatch.setattr(picture, "STRIP", 2**14)
     clean = torch.rand(1, 3, 768, 1024)
     with peak_bytes() as peak:
-        for step in protect(clean, OBJECTIVE, sight=Sight(32), steps=2):
+        for step in protect(clean, OBJECTIVE, working_size=WorkingSize(32), steps=2):
             last = step
         assert last.image.shape == clean.shape
     assert peak() < 5.3 * clean.nbytes

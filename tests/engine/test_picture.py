@@ -9,7 +9,7 @@ import pytest
 import torch
 from stillguard.engine.losses.i2vguard import L2Penalty
 from stillguard.engine.objective import Objective, Term
-from stillguard.engine.observation import Observation, Sight
+from stillguard.engine.observation import Observation, WorkingSize
 from stillguard.engine.picture import Filter, resize, resize_by_matrices, to_levels
 from stillguard.engine.purify.diffusion import dds_one_shot, diffpure
 from stillguard.engine.purify.gridpure import gridpure
@@ -67,13 +67,13 @@ class Apple(TorchDispatchMode):
 
 def _protected(image: Tensor) -> None:
     """A step of the loop without its numbers, which only a real device gives."""
-    space, sight, generator = RGB(8.0), Sight(longest=32), torch.Generator().manual_seed(0)
+    space, working, generator = RGB(8.0), WorkingSize(longest=32), torch.Generator().manual_seed(0)
     for update in (MomentumSign(), Adam()):
         (leaf,) = space.start(image, None, generator)
         ascend = update.begin((leaf,), unit=space.unit)
         leaf = leaf.detach().requires_grad_()
-        seen = Observation(sight(space.render(image, (leaf,))), transform=EoT().draw(generator))
-        Objective((Term("distance", 1.0, L2Penalty()),)).backward(Observation(sight(image)), seen)
+        seen = Observation(working(space.render(image, (leaf,))), transform=EoT().draw(generator))
+        Objective((Term("distance", 1.0, L2Penalty()),)).backward(Observation(working(image)), seen)
         to_levels(space.project(image, None, ascend((leaf,), (leaf.grad,)))[0])
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stillguard.engine import RGB, Adam, EoT, MomentumSign, Objective, Sight, Sign, Term, protect
+from stillguard.engine import RGB, Adam, EoT, MomentumSign, Objective, Sign, Term, WorkingSize, protect
 from stillguard.engine.losses.dormant import VAELatent
 from stillguard.engine.picture import to_levels
 from support import RandomEncoder
@@ -41,7 +41,7 @@ def pictures(draw: st.DrawFn) -> Tensor:
 
 
 def last(clean: Tensor, **arguments: object) -> Tensor:
-    *_, step = protect(clean, OBJECTIVE, sight=Sight(longest=48), **arguments)
+    *_, step = protect(clean, OBJECTIVE, working_size=WorkingSize(longest=48), **arguments)
     return step.image
 
 
@@ -102,15 +102,15 @@ def test_odd_and_large_sizes(width: int, height: int) -> None:
 
 def test_the_surrogates_work_does_not_grow_with_the_photo() -> None:
     """12 megapixels are seen at the same size as their half-size copy: aspect kept, sides multiples of eight."""
-    assert Sight(512).size(3000, 4000) == Sight(512).size(1500, 2000) == (384, 512)
-    assert Sight(512).size(300, 200) == (304, 200)  # never enlarged, rounded to the next multiple
-    assert Sight(512, multiple=16).size(1, 1) == (32, 32)
+    assert WorkingSize(512).size(3000, 4000) == WorkingSize(512).size(1500, 2000) == (384, 512)
+    assert WorkingSize(512).size(300, 200) == (304, 200)  # never enlarged, rounded to the next multiple
+    assert WorkingSize(512, multiple=16).size(1, 1) == (32, 32)
 
 
 @QUICK
 @given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([8, 16, 32]))
 def test_working_size_is_a_multiple_and_keeps_the_aspect(height: int, width: int, multiple: int) -> None:
-    seen = Sight(512, multiple=multiple).size(height, width)
+    seen = WorkingSize(512, multiple=multiple).size(height, width)
     assert all(side % multiple == 0 and 32 <= side <= 512 for side in seen)
     if min(seen) > 32:
         scale = min(1.0, 512 / max(height, width))

@@ -7,14 +7,14 @@ import torch
 from bench.memory import peak_bytes
 from stillguard.engine.losses.dormant import CLIPSemantic, LPIPSPenalty, VAELatent
 from stillguard.engine.objective import Objective, Term
-from stillguard.engine.observation import Observation, Sight
+from stillguard.engine.observation import Observation, WorkingSize
 from stillguard.engine.surrogates.perceptual import PerceptualNetwork
 from stillguard.engine.surrogates.tiny_autoencoder import TinyAutoencoder, load_tiny_autoencoder
 from stillguard.engine.transforms import JPEG
 from support import RandomEncoder
 from torch import Tensor
 
-SIGHT = Sight(longest=96)
+WORKING = WorkingSize(longest=96)
 
 
 class PixelDistance:
@@ -48,8 +48,8 @@ def perturbed(astronaut: Tensor) -> Tensor:
 
 def staged_gradient(objective: Objective, clean: Tensor, perturbed: Tensor, *, low_memory: bool) -> Tensor:
     leaf = perturbed.clone().requires_grad_()
-    seen = Observation(SIGHT(leaf), transform=JPEG(60), low_memory=low_memory)
-    objective.backward(Observation(SIGHT(clean)), seen)
+    seen = Observation(WORKING(leaf), transform=JPEG(60), low_memory=low_memory)
+    objective.backward(Observation(WORKING(clean)), seen)
     assert leaf.grad is not None
     return leaf.grad
 
@@ -67,7 +67,7 @@ def plain_gradient(objective: Objective, clean: Tensor, perturbed: Tensor) -> Te
         def features(self, owner, key, compute):
             return compute()
 
-    total = sum(term.weight * term.loss(Observation(SIGHT(clean)), Uncut(SIGHT(leaf))) for term in objective.terms)
+    total = sum(term.weight * term.loss(Observation(WORKING(clean)), Uncut(WORKING(leaf))) for term in objective.terms)
     total.backward()
     return leaf.grad
 

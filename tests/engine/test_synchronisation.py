@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from bench import animator_files
-from stillguard.engine import RGB, Adam, MomentumSign, Objective, Observation, Sight, Sign, Term
+from stillguard.engine import RGB, Adam, MomentumSign, Objective, Observation, Sign, Term, WorkingSize
 from stillguard.engine.animators.pose_animator import last_timesteps, load_pose_animator, noise_schedule
 from stillguard.engine.losses import dormant, i2vguard
 from stillguard.engine.objective import Loss
@@ -87,10 +87,10 @@ def losses(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_no_loss_reads_from_the_device(losses: dict[str, Loss], low_memory: bool) -> None:
     clean = torch.rand(1, 3, 72, 64, device=META)
     leaf = torch.zeros_like(clean, requires_grad=True)
-    sight = Sight(64)
+    working = WorkingSize(64)
     objective = Objective(tuple(Term(name, 1.0, loss) for name, loss in losses.items()))
-    seen = Observation(sight(RGB().render(clean, (leaf,))), low_memory=low_memory)
-    told = objective.backward(Observation(sight(clean)), seen)
+    seen = Observation(working(RGB().render(clean, (leaf,))), low_memory=low_memory)
+    told = objective.backward(Observation(working(clean)), seen)
     assert told.keys() == losses.keys()
     assert leaf.grad is not None
 

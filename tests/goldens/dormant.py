@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from stillguard.engine import RGB, MomentumSign, Objective, Observation, Sight, Term, protect
+from stillguard.engine import RGB, MomentumSign, Objective, Observation, Term, WorkingSize, protect
 from stillguard.engine.animators.pose_animator import last_timesteps, noise_schedule
 from stillguard.engine.draws import Draws
 from stillguard.engine.losses.dormant import CLIPSemantic, FrameIncoherence, LPIPSPenalty, ReferenceFeature, ReferenceSetup, VAELatent
@@ -222,8 +222,8 @@ def run(folder: Folder, parts: Parts, kind: str) -> Iterator[Row]:
     space = GivenStart(config["eps"] / 2, given=official["tiled.delta.00"])
     update = MomentumSign(config["step_size"] / 2, config["momentum_decay"])
     seen = Recording(space)
-    sight = Sight(longest=max(parts.clean.shape[-2:]))
-    steps = protect(parts.clean, objective(folder, parts, kind), space=seen, update=update, sight=sight, steps=last, draws=draws)
+    working = WorkingSize(longest=max(parts.clean.shape[-2:]))
+    steps = protect(parts.clean, objective(folder, parts, kind), space=seen, update=update, working_size=working, steps=last, draws=draws)
     for step in steps:
         if step.index and f"{kind}.delta.{step.index:02d}" in official:
             tolerance = 1e-3 * step.index  # as the set's README suggests: 0.1 % after one iteration, 1 % after ten

@@ -14,7 +14,7 @@ from comfy_execution.graph_utils import is_link
 from comfyui_version import __version__ as comfyui_version
 
 from ....engine.report.document import NodeSettings
-from ..privacy import told
+from ..privacy import publishable
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,7 +48,9 @@ def node_settings(prompt: Mapping[str, Any], node_id: str) -> tuple[NodeSettings
         given = {name: value for name, value in node["inputs"].items() if not is_link(value)}
         if given and key != node_id:
             title = str(node.get("_meta", {}).get("title") or node["class_type"])
-            settings.append(NodeSettings(key, node["class_type"], told("", title), {n: told(n, value) for n, value in given.items()}))
+            settings.append(
+                NodeSettings(key, node["class_type"], publishable("", title), {n: publishable(n, value) for n, value in given.items()})
+            )
     return tuple(settings)
 
 

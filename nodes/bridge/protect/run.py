@@ -14,7 +14,7 @@ from ....engine.attack import Step, protect
 from ....engine.compute.half import HalfPrecisionError
 from ....engine.draws import following
 from ....engine.objective import Objective, Term
-from ....engine.observation import Sight
+from ....engine.observation import WorkingSize
 from ....engine.picture import LEVELS, amplified, check_finite, resize, split_alpha, squash
 from ....engine.space import RGB
 from ....engine.surrogates.perceptual import PerceptualNetwork
@@ -91,14 +91,14 @@ def _protect_rest(
     device, out = comfy.model_management.get_torch_device(), comfy.model_management.intermediate_device()
     surrogates = Surrogates(in_single)
     objective = _objective(losses, surrogates)
-    sight = Sight(longest=settings.longest, multiple=surrogates.multiple)
-    height, width = sight.size(clean.shape[-2], clean.shape[-1])
+    working_size = WorkingSize(longest=settings.longest, multiple=surrogates.multiple)
+    height, width = working_size.size(clean.shape[-2], clean.shape[-1])
     try:
         with surrogates.resident(height=height, width=width, low_memory=settings.low_memory, warn=progress.warn):
             for index in range(len(results), clean.shape[0]):
                 run = replace(settings, seed=following(settings.seed, index))
                 own_mask = None if masks is None else masks[index % masks.shape[0]][None].to(device)
-                steps = _Steps(clean[index][None].to(device), objective, run, sight, own_mask, surrogates)
+                steps = _Steps(clean[index][None].to(device), objective, run, working_size, own_mask, surrogates)
                 results.append(steps.run(progress, before=index * settings.steps).to(out))
     except HalfPrecisionError as error:
         progress.warn(IN_SINGLE.format(_NAMES[type(error.network)]))
@@ -125,7 +125,7 @@ class _Steps:
     picture: Tensor
     objective: Objective
     settings: Settings
-    sight: Sight
+    working_size: WorkingSize
     mask: Tensor | None
     surrogates: Surrogates
 
@@ -137,7 +137,7 @@ class _Steps:
             space=settings.space,
             update=settings.update,
             eot=settings.eot,
-            sight=self.sight,
+            working_size=self.working_size,
             steps=settings.steps,
             mask=self.mask,
             seed=settings.seed,
