@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Literal
@@ -41,8 +42,11 @@ def to_levels(image: Tensor) -> Tensor:
 
 def whole_levels(budget: float, mask: Tensor | None) -> Tensor:
     """Levels that a budget allows after rounding, where a mask in [0,1] scales it; of the mask's shape, or a scalar."""
+    if mask is None:
+        # Not as a tensor, whose fp32 would make 2 of what is a hair less.
+        return torch.tensor(float(math.floor(budget)))
     # The tolerance keeps 8.0 from becoming 7 by the rounding of a product.
-    return (torch.tensor(budget) if mask is None else mask * budget + 1e-4).floor()
+    return (mask * budget + 1e-4).floor()
 
 
 def split_alpha(image: Tensor) -> tuple[Tensor, Tensor | None]:

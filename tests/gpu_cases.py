@@ -196,7 +196,7 @@ def i2vguard(family: str, **changes: object) -> Callable[..., Tensor]:
 
 
 def animate_pose(folder: Path) -> Tensor:
-    from stillguard.nodes.surrogates.animators import AnimatePose
+    from stillguard.nodes.attack.animate_pose import AnimatePose
 
     nets, animator = animators(folder)
     poses = torch.rand(3, SIDE, SIDE, 3, generator=torch.Generator().manual_seed(2))
