@@ -48,6 +48,7 @@ NODES = {
     "StillguardPurifyDiffShortcut",
     "StillguardPurifyNoisyUpscaling",
     "StillguardI2VSurrogate",
+    "StillguardDiffusionSurrogate",
     "StillguardTargetLatentLoss",
     "StillguardContrastiveFramesLoss",
     "StillguardTemporalAttentionLoss",

@@ -40,6 +40,10 @@ class Conditioned:
     def detached(self) -> Conditioned:
         return replace(self, varying={name: value.detach() for name, value in self.varying.items()})
 
+    def on(self, device: torch.device) -> Conditioned:
+        mask = None if self.mask is None else self.mask.to(device)
+        return replace(self, varying={name: value.to(device) for name, value in self.varying.items()}, mask=mask)
+
 
 class DifferentiableDenoiser:
     """An independent copy of a MODEL: the engine's Denoiser. single: in fp32."""
@@ -85,8 +89,9 @@ class DifferentiableDenoiser:
     def sigma(self, level: float, like: Tensor) -> Tensor:
         """[B] of latents [B,...]."""
         if level not in self._sigmas:
-            # Some schedules read it from the device, which then has to be waited for.
-            self._sigmas[level] = float(self.model.model_sampling.percent_to_sigma(1 - level))
+            # Some schedules read it from the device, which then has to be waited for; some call the highest level endless.
+            sampling = self.model.model_sampling
+            self._sigmas[level] = min(float(sampling.percent_to_sigma(1 - level)), float(sampling.sigma_max))
         return torch.full((like.shape[0],), self._sigmas[level], device=like.device)
 
     def conditioned(self, conditioning: Conditioning, samples: Tensor, mask: Tensor | None = None) -> Conditioned:
