@@ -18,16 +18,25 @@ from ..bridge.protect.losses import Losses, LossSpec
 from ..bridge.protect.run import Settings, protect_images, squashed
 from ..bridge.surrogates.reference import ReferenceSockets
 from ..bridge.surrogates.text import empty_prompt
-from ..inputs import LOW_MEMORY, eot_input, mask_input, memory_input, seed_input, steps_input, weight_input, working_size_input
-from ..losses.dormant import (
+from ..inputs import (
+    LOW_MEMORY,
     clip_input,
-    clip_semantic,
     clip_vision_input,
+    eot_input,
+    mask_input,
+    memory_input,
+    reference_nets_input,
+    seed_input,
+    steps_input,
+    vae_input,
+    weight_input,
+    working_size_input,
+)
+from ..losses.dormant import (
+    clip_semantic,
     frame_incoherence,
     lpips_penalty,
     reference_feature,
-    reference_nets_input,
-    vae_input,
     vae_latent,
 )
 from ..sockets import PoseAnimatorSocket

@@ -11,13 +11,22 @@ from ...engine.update import Adam, Sign, Update
 from ..bridge.protect.losses import Losses
 from ..bridge.protect.run import Settings, protect_images
 from ..bridge.video.model import VideoSurrogate
-from ..inputs import LOW_MEMORY, eot_input, mask_input, memory_input, seed_input, steps_input, weight_input, working_size_input
+from ..inputs import (
+    LOW_MEMORY,
+    eot_input,
+    mask_input,
+    memory_input,
+    reach_input,
+    seed_input,
+    steps_input,
+    surrogate_input,
+    target_input,
+    weight_input,
+    working_size_input,
+)
 from ..losses.i2vguard import (
     contrastive_frames,
     l2_penalty,
-    reach_input,
-    surrogate_input,
-    target_input,
     target_latent,
     temporal_attention,
 )

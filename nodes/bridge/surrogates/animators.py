@@ -20,7 +20,8 @@ from ....engine.surrogates.sd_unet import spatial_blocks
 from ..memory.devices import patched
 from ..memory.precision import working_dtype
 from ..memory.room import Pass
-from .residents import Resident, Surrogates
+from .resident import Resident
+from .residents import Surrogates
 
 # Values that an animator's UNet holds at most in a pass without a graph, for each row, latent position and channel of its first
 # level; counted with the allocator's events on the CPU at 256 px.

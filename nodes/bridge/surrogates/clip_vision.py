@@ -14,8 +14,8 @@ from ....engine.picture import resize
 from ....engine.surrogates.image_encoder import nearest_signed
 from ..memory.copies import independent_copy, keep
 from ..memory.room import Pass
-from .residents import Resident, Surrogates
-from .turns import Turn
+from .resident import Resident, Turn
+from .residents import Surrogates
 
 Preparation = Literal["crop", "squash", "official"]
 """How a picture becomes an encoder's square: its centre, as core does; all of it with another aspect, as animators do; or as

@@ -18,7 +18,8 @@ from ....engine.surrogates.denoiser import Tap
 from ..autograd import ordinary
 from ..memory.copies import independent_copy, keep
 from ..memory.precision import cast_denoiser
-from .residents import Resident, Surrogates
+from .resident import Resident
+from .residents import Surrogates
 from .taps import Recorder, recomputable, recomputed
 
 Conditioning = list[list[Any]]

@@ -9,7 +9,8 @@ from ....engine.surrogates.perceptual import PerceptualNetwork, load_perceptual_
 from ..memory.devices import patched
 from ..memory.precision import working_dtype
 from ..memory.room import Pass
-from .residents import Resident, Surrogates
+from .resident import Resident
+from .residents import Surrogates
 
 
 def perceptual_view(surrogates: Surrogates, backbone: Path, *, measuring: bool = False) -> PerceptualNetwork:

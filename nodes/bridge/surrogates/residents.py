@@ -6,49 +6,20 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable, Collection, Hashable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import comfy.model_management
 import torch
-from comfy.model_patcher import ModelPatcher
-from torch import nn
 
 from ..memory.devices import whole
-from ..memory.room import Checkpointed, Pass, Room, Warn, checkpointing
-from .turns import Turn, takes_turns, taking_turns
+from ..memory.room import Room, Warn, checkpointing
+from .resident import Resident
+from .turns import takes_turns, taking_turns
 
 log = logging.getLogger("stillguard")
 
 View = TypeVar("View")
 Value = TypeVar("Value")
-
-
-@dataclass(eq=False)
-class Resident(Generic[View]):
-    """A surrogate, as memory knows it. A new kind of surrogate is a file with a function that makes one of these for its sockets.
-
-    name: what sentences call it, such as "The VAE". view: what losses look through. patcher: its weights under ComfyUI's management.
-    passes: what losses ask of it, by a name of their choice, as `Room` counts it.
-    network: the part that with low memory takes turns on the device with other residents' networks; None: it stays there.
-    turn: of an encoder, through which its view runs it: with low memory all of these take one turn, where a denoiser needs them.
-    needs_encoders: a denoiser whose conditioning goes through encoders, which then have to make room for it.
-    checkpointed: what recomputes its activations in the backward pass while told so. in_place: its forward pass changes tensors in place
-    that its backward pass needs. multiple: both sides of its pictures are multiples of it.
-    keep: leaves the copy of a user's model for the next run, which then begins at once.
-    """
-
-    name: str
-    view: View
-    patcher: ModelPatcher
-    passes: dict[Hashable, Pass] = field(default_factory=dict)
-    network: nn.Module | None = None
-    turn: Turn | None = None
-    needs_encoders: bool = False
-    checkpointed: Checkpointed | None = None
-    in_place: bool = False
-    multiple: int = 1
-    keep: Callable[[], None] | None = None
 
 
 class Surrogates:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import comfy.model_management
 import torch
@@ -13,16 +12,7 @@ from torch import nn
 
 from ....engine.residency import one_at_a_time
 from ..autograd import make_ordinary
-
-if TYPE_CHECKING:
-    from .residents import Resident
-
-
-@dataclass
-class Turn:
-    """How an encoder's network is run: at once, or where it takes turns on the device with others, when they have left it."""
-
-    run: Callable[[Callable[[], Any]], Any] = lambda run: run()
+from .resident import Resident
 
 
 def takes_turns() -> bool:

@@ -18,8 +18,8 @@ from ....engine.observation import Features, LatentEncoder, Observation
 from ..memory.copies import independent_copy, keep
 from ..memory.precision import cast, copied_dtype
 from ..memory.room import Pass
-from .residents import Resident, Surrogates
-from .turns import Turn
+from .resident import Resident, Turn
+from .residents import Surrogates
 
 
 def vae_view(surrogates: Surrogates, vae: comfy.sd.VAE) -> DifferentiableVAE:
