@@ -67,7 +67,7 @@ class Objective:
             size = float(term.loss(clean, adversarial).abs()) if term.scaled and term.weight else 0.0
             return replace(term, weight=term.weight / size, scaled=False) if size > 0 else term
 
-        with torch.no_grad():
+        with torch.no_grad(), adversarial.beside(clean):
             return Objective(tuple(fixed(term) for term in self.terms))
 
     def backward(self, clean: Observation, adversarial: Observation, *, scale: float = 1.0) -> dict[str, Tensor]:
