@@ -7,8 +7,23 @@ Budgets and step sizes are in 8-bit levels.
 from .attack import Step, protect
 from .objective import Objective, Term
 from .observation import Observation, WorkingSize
-from .space import RGB
+from .spaces import RGB, RGBL2, Turns
 from .transforms import EoT
-from .update import Adam, MomentumSign, Sign
+from .update import Adam, MomentumSign, Normalised, Sign
 
-__all__ = ["RGB", "Adam", "EoT", "MomentumSign", "Objective", "Observation", "Sign", "Step", "Term", "WorkingSize", "protect"]
+__all__ = [
+    "RGB",
+    "RGBL2",
+    "Adam",
+    "EoT",
+    "MomentumSign",
+    "Normalised",
+    "Objective",
+    "Observation",
+    "Sign",
+    "Step",
+    "Term",
+    "Turns",
+    "WorkingSize",
+    "protect",
+]

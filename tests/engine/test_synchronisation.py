@@ -89,7 +89,7 @@ def test_no_loss_reads_from_the_device(losses: dict[str, Loss], low_memory: bool
     leaf = torch.zeros_like(clean, requires_grad=True)
     working = WorkingSize(64)
     objective = Objective(tuple(Term(name, 1.0, loss) for name, loss in losses.items()))
-    seen = Observation(working(RGB().render(clean, (leaf,))), low_memory=low_memory)
+    seen = Observation(working(RGB().render(clean, None, (leaf,))), low_memory=low_memory)
     told = objective.backward(Observation(working(clean)), seen)
     assert told.keys() == losses.keys()
     assert leaf.grad is not None

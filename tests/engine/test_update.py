@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from stillguard.engine.space import RGB
+from stillguard.engine.spaces import RGB
 from stillguard.engine.update import Adam, MomentumSign, Sign
 from torch import Tensor
 
