@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def matrix(length: int) -> Tensor:
 class Frequencies:
     """The DCT of the whole picture, bound by another space's ball."""
 
-    ball: RGB = RGB(8)
+    ball: RGB = field(default_factory=RGB)
     unit: float = 2 / 255
     surrogates = ()
 
@@ -199,7 +199,9 @@ def test_the_nearest_point_of_an_l2_ball_is_a_solvers(masked: bool) -> None:
     found = nearest_in_ball(far, torch.full((1, 1, 1, 1), 0.7, dtype=torch.float64), mask)
     goal = far.flatten().numpy()
     constraint = {"type": "ineq", "fun": lambda p: 0.7**2 - ((p / weight) ** 2).sum()}
-    solved = minimize(lambda p: ((p - goal) ** 2).sum(), np.zeros_like(goal), constraints=constraint, options={"ftol": 1e-14, "maxiter": 500})
+    solved = minimize(
+        lambda p: ((p - goal) ** 2).sum(), np.zeros_like(goal), constraints=constraint, options={"ftol": 1e-14, "maxiter": 500}
+    )
     np.testing.assert_allclose(found.flatten().numpy(), solved.x, atol=2e-5)
     near = far * 1e-3
     torch.testing.assert_close(nearest_in_ball(near, torch.full((1, 1, 1, 1), 0.7, dtype=torch.float64), mask), near)
