@@ -91,15 +91,7 @@ def protect(
         low_memory,
     )
     yield Step(0, {}, 0.0, 0, lambda: clean)
-    state: _State | None = None
-    with run.learning() as learners:
-        for index in range(1, steps + 1):
-            began = time.perf_counter()
-            state = run.turn(index, state)
-            for learner in learners:
-                run.teach(learner, index, state)
-            state, losses, skipped = run.update(state)
-            yield Step(index, losses, time.perf_counter() - began, skipped, run.renderer(state, alpha))
+    yield from run.all_steps(alpha)
 
 
 def _checked_mask(mask: Tensor | None, colour: Tensor) -> Tensor | None:
@@ -158,6 +150,17 @@ class _Run:
         self.reference = Observation(self.working_size(self.base))
         self.generator, self.scales = stream(self.seed, "eot"), Scales()
         self.ascents: dict[int, Ascent] = {}
+
+    def all_steps(self, alpha: Tensor | None) -> Iterator[Step]:
+        state: _State | None = None
+        with self.learning() as learners:
+            for index in range(1, self.steps + 1):
+                began = time.perf_counter()
+                state = self.turn(index, state)
+                for learner in learners:
+                    self.teach(learner, index, state)
+                state, losses, skipped = self.update(state)
+                yield Step(index, losses, time.perf_counter() - began, skipped, self.renderer(state, alpha))
 
     def turn(self, index: int, before: _State | None) -> _State:
         """The state in which step `index` begins, after the one that the step before left."""

@@ -12,7 +12,10 @@ from .observation import Observation
 
 
 class Loss(Protocol):
-    """One equation. Asks observations for features; never calls a surrogate on an image itself."""
+    """One equation. Asks observations for features; never calls a surrogate on an image itself.
+
+    One whose surrogates learn during the run is a learning.Learns too.
+    """
 
     @property
     def surrogates(self) -> tuple[object, ...]:

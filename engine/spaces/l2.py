@@ -33,7 +33,9 @@ class RGBL2:
 
     def __post_init__(self) -> None:
         if not 0.1 <= self.radius <= 64:
-            raise ValueError(f"The radius is {self.radius:g} levels: choose 0.1 to 64 (4 is hard to see, 8 is strong).")
+            raise ValueError(
+                f"The radius is {self.radius:g} levels: choose 0.1 to 64 (what has a budget of 8 levels has a radius of 8 at most)."
+            )
 
     @property
     def budget(self) -> None:
