@@ -51,8 +51,8 @@ class Progress:
     def _show(self, text: str) -> None:
         show_text("\n".join(line for line in (text, *self._warnings) if line), node_id=self._node_id)
 
-    def report(self, step: Step, *, done: int, clean: Tensor, budget: float) -> None:
-        """`done` of all steps are done. Raises ComfyUI's interruption when the user has cancelled."""
+    def report(self, step: Step, *, done: int, clean: Tensor, budget: float | None) -> None:
+        """`done` of all steps are done; `budget` as for `amplified`. Raises ComfyUI's interruption when the user has cancelled."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         began = time.monotonic()
         due = began >= self._next or done == self._bar.total
@@ -65,7 +65,7 @@ class Progress:
             self._next = ended + max(SECONDS_BETWEEN_PREVIEWS, (ended - began) / LARGEST_SHARE)
 
 
-def _preview(clean: Tensor, protected: Tensor, budget: float) -> Image.Image:
+def _preview(clean: Tensor, protected: Tensor, budget: float | None) -> Image.Image:
     clean, protected = (small(split_alpha(image)[0][:1]) for image in (clean, protected))
     return to_pillow(torch.cat([protected, amplified(clean, protected, budget=budget)], dim=3))
 

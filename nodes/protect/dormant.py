@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...engine.space import RGB
+from ...engine.spaces import RGB
 from ...engine.surrogates.reference_net import ANIMATE_ANYONE
 from ...engine.surrogates.sd_unet import LATENT_SCALE
 from ...engine.transforms import EoT
@@ -143,8 +143,7 @@ class Dormant(io.ComfyNode):
         settings = Settings(space, MomentumSign(1.0, 0.5), eot or EoT(), working_size, steps, seed, memory == LOW_MEMORY)
         if official:
             image, mask = squashed(image, mask, working_size)
-        protected, perturbation = protect_images(image, losses, settings, mask=mask, node_id=cls.hidden.unique_id)
-        return io.NodeOutput(protected, perturbation, budget, image)
+        return io.NodeOutput(*protect_images(image, losses, settings, mask=mask, node_id=cls.hidden.unique_id), image)
 
 
 def _check_aspect(image: Tensor, pose: Tensor) -> None:

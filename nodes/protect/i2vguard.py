@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...engine.space import RGB
+from ...engine.spaces import RGB
 from ...engine.transforms import EoT
 from ...engine.update import Adam, Sign, Update
 from ..bridge.protect.losses import Losses
@@ -93,8 +93,7 @@ class I2VGuard(io.ComfyNode):
         space, update = _mode(mode)
         losses = i2vguard_losses(i2v_surrogate, target, reach, weights)
         settings = Settings(space, update, eot, working_size, steps, seed, memory == LOW_MEMORY)
-        protected, perturbation = protect_images(image, losses, settings, mask=mask, node_id=cls.hidden.unique_id)
-        return io.NodeOutput(protected, perturbation, space.budget)
+        return io.NodeOutput(*protect_images(image, losses, settings, mask=mask, node_id=cls.hidden.unique_id))
 
 
 def _mode_input() -> io.DynamicCombo.Input:

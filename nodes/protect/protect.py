@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...engine.space import RGB
+from ...engine.spaces import RGB
 from ...engine.transforms import EoT
 from ...engine.update import Adam, MomentumSign, Sign, Update
 from ..bridge.protect.losses import Losses
@@ -122,7 +122,7 @@ class Protect(io.ComfyNode):
         if not loss:
             raise ValueError(NO_LOSS)
         settings = Settings(RGB(budget), _update(update), eot, working_size, steps, seed, memory == LOW_MEMORY)
-        return io.NodeOutput(*protect_images(image, loss, settings, mask=mask, node_id=cls.hidden.unique_id), budget)
+        return io.NodeOutput(*protect_images(image, loss, settings, mask=mask, node_id=cls.hidden.unique_id))
 
 
 NODES: tuple[type[io.ComfyNode], ...] = (

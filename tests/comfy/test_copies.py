@@ -272,7 +272,7 @@ class Kept:
         losses = (contrastive_frames(1.0, self.loaded.spec(), torch.zeros(1, 8, 8, 3)),)
         settings = Settings(RGB(8.0), Sign(1.0), None, 64, 1, 1, low_memory=low_memory)
         with torch.inference_mode(), mock.patch.object(ModelPatcher, "clone", autospec=True, side_effect=ModelPatcher.clone) as copies:
-            protected, _ = protect_images(photo, losses, settings, mask=None, node_id=None)
+            protected, *_ = protect_images(photo, losses, settings, mask=None, node_id=None)
         return protected, copies.call_count
 
 

@@ -172,7 +172,7 @@ def test_core_samples_the_same_before_and_after(loaded: Loaded, photo: Tensor) -
     before, _ = sampled(loaded, photo)
     settings = Settings(RGB(8.0), Sign(1.0), None, SIDE, 2, 1, low_memory=True)
     with torch.inference_mode():
-        protected, _ = protect_images(photo.movedim(1, -1), tuple(specs(loaded).values()), settings, mask=None, node_id=None)
+        protected, *_ = protect_images(photo.movedim(1, -1), tuple(specs(loaded).values()), settings, mask=None, node_id=None)
     assert 0 < float((protected - photo.movedim(1, -1)).abs().max()) <= 8 / 255 + 1e-6
     after, _ = sampled(loaded, photo)
     assert torch.equal(before, after)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import comfy.model_management
@@ -14,8 +15,8 @@ from ....engine.compute.half import HalfPrecisionError
 from ....engine.draws import following
 from ....engine.objective import Objective
 from ....engine.observation import WorkingSize
-from ....engine.picture import LEVELS, amplified, check_finite, resize, split_alpha, squash
-from ....engine.space import RGB
+from ....engine.picture import LEVELS, amplified, check_finite, largest_change, resize, split_alpha, squash
+from ....engine.spaces import Space, Turns
 from ....engine.transforms import EoT
 from ....engine.update import Update
 from ..autograd import autograd_session, ordinary
@@ -28,7 +29,7 @@ from .losses import Losses, check_losses, objective_of
 class Settings:
     """Everything about a run but the picture and the losses."""
 
-    space: RGB
+    space: Space | Turns
     update: Update
     eot: EoT | None
     longest: int
@@ -39,8 +40,10 @@ class Settings:
 
 def protect_images(
     images: Tensor, losses: Losses, settings: Settings, *, mask: Tensor | None, node_id: str | None
-) -> tuple[Tensor, Tensor]:
-    """IMAGE [B,H,W,C] and MASK [1 or B,H,W] -> protected IMAGE and the amplified perturbation as IMAGE.
+) -> tuple[Tensor, Tensor, float]:
+    """IMAGE [B,H,W,C] and MASK [1 or B,H,W] -> protected IMAGE, the amplified perturbation as IMAGE, and the budget in 8-bit levels.
+
+    Where the space has no budget, the largest change of the result stands for it: in that number, and as white in the perturbation.
 
     Each picture of a batch is a run of its own with seed + its index, so that neither the memory of the device nor a
     picture's result depends on its neighbours. Raises ValueError for what the user can mend, ComfyUI's interruption when
@@ -51,15 +54,18 @@ def protect_images(
     with autograd_session():
         clean = ordinary(images).movedim(-1, 1).float()
         check_finite(clean)
-        masks = None if mask is None else matching_mask(ordinary(mask), clean, settings.space.budget)
+        # A space without a budget is bounded by the range of pictures alone.
+        masks = None if mask is None else matching_mask(ordinary(mask), clean, settings.space.budget or LEVELS)
         progress = Progress(clean.shape[0] * settings.steps, node_id=node_id)
         results: list[Tensor] = []
         in_single: set[object] = set()
         while (socket := _protect_rest(clean, masks, losses, settings, progress, results, in_single)) is not None:
             in_single.add(socket)
         protected = torch.cat(results)
-        perturbation = amplified(clean.to(out), protected, budget=settings.space.budget).expand(-1, 3, -1, -1)
-    return protected.movedim(1, -1), perturbation.movedim(1, -1)
+        clean = clean.to(out)
+        budget = largest_change(clean, protected) if settings.space.budget is None else settings.space.budget
+        perturbation = amplified(clean, protected, budget=settings.space.budget).expand(-1, 3, -1, -1)
+    return protected.movedim(1, -1), perturbation.movedim(1, -1), budget
 
 
 def _protect_rest(
@@ -131,11 +137,13 @@ class _Steps:
             seed=settings.seed,
             low_memory=settings.low_memory,
         )
-        step, idle = next(steps), 0
-        while (following := self._next(steps)) is not None:
-            step = following
-            progress.report(step, done=before + step.index, clean=self.picture, budget=settings.space.budget)
-            idle += step.skipped
+        # Closed even when cancelled, so that surrogates that learn are as they were.
+        with closing(steps):
+            step, idle = next(steps), 0
+            while (following := self._next(steps)) is not None:
+                step = following
+                progress.report(step, done=before + step.index, clean=self.picture, budget=settings.space.budget)
+                idle += step.skipped
         self._check(step, idle, progress)
         return step.image
 
