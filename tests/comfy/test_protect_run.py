@@ -38,8 +38,9 @@ class Learning(Waves):
 def test_without_a_budget_the_result_is_measured_and_shown(comfy: None, monkeypatch: pytest.MonkeyPatch) -> None:
     from stillguard.nodes.bridge import progress
     from stillguard.nodes.bridge.protect import run
+    from stillguard.nodes.bridge.protect.losses import LossSpec
 
-    monkeypatch.setattr(run, "_objective", lambda *_: Objective((Term("waves", 1.0, Waves()),)))
+    losses = (LossSpec("waves", 1.0, lambda surrogates: Waves()),)
     previews: list[float | None] = []
     monkeypatch.setattr(progress, "amplified", lambda *pictures, budget: previews.append(budget) or amplified(*pictures, budget=budget))
     photo = torch.rand(1, 48, 40, 3, generator=torch.Generator().manual_seed(0))
@@ -47,7 +48,7 @@ def test_without_a_budget_the_result_is_measured_and_shown(comfy: None, monkeypa
     mask[:, 10:30] = 1
     settings = run.Settings(RGBL2(3.0), Sign(2.0), None, 64, 4, 1, low_memory=False)
     with torch.inference_mode():
-        protected, shown, budget = run.protect_images(photo, (), settings, mask=mask, node_id=None)
+        protected, shown, budget = run.protect_images(photo, losses, settings, mask=mask, node_id=None)
     change = ((protected * LEVELS).round() - (photo * LEVELS).round()).abs()
     assert budget == float(change.max()) > 3
     assert float((shown - 0.5).abs().max()) == 0.5
@@ -55,7 +56,7 @@ def test_without_a_budget_the_result_is_measured_and_shown(comfy: None, monkeypa
     assert previews
     assert set(previews) == {None}
     with pytest.raises(ValueError, match="A mask is empty"):
-        run.protect_images(photo, (), settings, mask=mask * 0, node_id=None)
+        run.protect_images(photo, losses, settings, mask=mask * 0, node_id=None)
 
 
 def test_a_cancelled_run_leaves_surrogates_as_they_were(comfy: None) -> None:
