@@ -15,7 +15,7 @@ from ...engine.update import MomentumSign
 from ...engine.weights.catalogue import catalogue
 from ..bridge.model_files import choices
 from ..bridge.protect.losses import Losses, LossSpec
-from ..bridge.protect.run import Settings, protect_images, squashed
+from ..bridge.protect.run import Settings, protect_images, squashed, without_networks
 from ..bridge.surrogates.reference import ReferenceSockets
 from ..bridge.surrogates.text import empty_prompt
 from ..inputs import (
@@ -140,7 +140,7 @@ class Dormant(io.ComfyNode):
             _check_aspect(image, pose)
         losses = dormant_losses(sockets, nets, pose_animator, pose, lpips_backbone, weights)
         space = RGB(budget, start_from="anywhere", truncated=True) if official else RGB(budget)
-        settings = Settings(space, MomentumSign(1.0, 0.5), eot or EoT(), working_size, steps, seed, memory == LOW_MEMORY)
+        settings = Settings(without_networks(space), MomentumSign(1.0, 0.5), eot or EoT(), working_size, steps, seed, memory == LOW_MEMORY)
         if official:
             image, mask = squashed(image, mask, working_size)
         return io.NodeOutput(*protect_images(image, losses, settings, mask=mask, node_id=cls.hidden.unique_id), image)

@@ -9,7 +9,7 @@ from ...engine.spaces import RGB
 from ...engine.transforms import EoT
 from ...engine.update import Adam, Sign, Update
 from ..bridge.protect.losses import Losses
-from ..bridge.protect.run import Settings, protect_images
+from ..bridge.protect.run import Settings, protect_images, without_networks
 from ..bridge.video.model import VideoSurrogate
 from ..inputs import (
     LOW_MEMORY,
@@ -92,7 +92,7 @@ class I2VGuard(io.ComfyNode):
     ) -> io.NodeOutput:
         space, update = _mode(mode)
         losses = i2vguard_losses(i2v_surrogate, target, reach, weights)
-        settings = Settings(space, update, eot, working_size, steps, seed, memory == LOW_MEMORY)
+        settings = Settings(without_networks(space), update, eot, working_size, steps, seed, memory == LOW_MEMORY)
         return io.NodeOutput(*protect_images(image, losses, settings, mask=mask, node_id=cls.hidden.unique_id))
 
 

@@ -9,7 +9,7 @@ from ...engine.spaces import RGB
 from ...engine.transforms import EoT
 from ...engine.update import Adam, MomentumSign, Sign, Update
 from ..bridge.protect.losses import Losses
-from ..bridge.protect.run import Settings, protect_images
+from ..bridge.protect.run import Settings, protect_images, without_networks
 from ..inputs import LOW_MEMORY, eot_input, mask_input, memory_input, seed_input, steps_input, working_size_input
 from ..sockets import LossSocket
 
@@ -121,7 +121,7 @@ class Protect(io.ComfyNode):
     ) -> io.NodeOutput:
         if not loss:
             raise ValueError(NO_LOSS)
-        settings = Settings(RGB(budget), _update(update), eot, working_size, steps, seed, memory == LOW_MEMORY)
+        settings = Settings(without_networks(RGB(budget)), _update(update), eot, working_size, steps, seed, memory == LOW_MEMORY)
         return io.NodeOutput(*protect_images(image, loss, settings, mask=mask, node_id=cls.hidden.unique_id))
 
 

@@ -265,12 +265,12 @@ class Kept:
     def run(self, *, low_memory: bool = False) -> tuple[Tensor, int]:
         from comfy.model_patcher import ModelPatcher
         from stillguard.engine import RGB, Sign
-        from stillguard.nodes.bridge.protect.run import Settings, protect_images
+        from stillguard.nodes.bridge.protect.run import Settings, protect_images, without_networks
         from stillguard.nodes.losses.i2vguard import contrastive_frames
 
         photo = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
         losses = (contrastive_frames(1.0, self.loaded.spec(), torch.zeros(1, 8, 8, 3)),)
-        settings = Settings(RGB(8.0), Sign(1.0), None, 64, 1, 1, low_memory=low_memory)
+        settings = Settings(without_networks(RGB(8.0)), Sign(1.0), None, 64, 1, 1, low_memory=low_memory)
         with torch.inference_mode(), mock.patch.object(ModelPatcher, "clone", autospec=True, side_effect=ModelPatcher.clone) as copies:
             protected, *_ = protect_images(photo, losses, settings, mask=None, node_id=None)
         return protected, copies.call_count

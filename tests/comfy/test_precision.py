@@ -222,10 +222,10 @@ def run_with_text(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def protect(photo: Tensor, vae: comfy.sd.VAE, said: list[str]) -> Tensor:
-    from stillguard.nodes.bridge.protect.run import Settings, protect_images
+    from stillguard.nodes.bridge.protect.run import Settings, protect_images, without_networks
     from stillguard.nodes.losses.i2vguard import target_latent
 
-    settings = Settings(RGB(8.0), Sign(1.0), None, SIDE, 3, 1, low_memory=False)
+    settings = Settings(without_networks(RGB(8.0)), Sign(1.0), None, SIDE, 3, 1, low_memory=False)
     losses = (target_latent(1.0, vae, torch.zeros(1, 8, 8, 3)),)
     with torch.inference_mode():
         return protect_images(photo.movedim(1, -1), losses, settings, mask=None, node_id="1")[0]

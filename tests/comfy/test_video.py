@@ -167,10 +167,10 @@ def test_the_model_is_told_exactly_what_core_tells_it(loaded: Loaded, photo: Ten
 
 def test_core_samples_the_same_before_and_after(loaded: Loaded, photo: Tensor) -> None:
     """A whole run of all losses on the cached model leaves not one bit of it changed."""
-    from stillguard.nodes.bridge.protect.run import Settings, protect_images
+    from stillguard.nodes.bridge.protect.run import Settings, protect_images, without_networks
 
     before, _ = sampled(loaded, photo)
-    settings = Settings(RGB(8.0), Sign(1.0), None, SIDE, 2, 1, low_memory=True)
+    settings = Settings(without_networks(RGB(8.0)), Sign(1.0), None, SIDE, 2, 1, low_memory=True)
     with torch.inference_mode():
         protected, *_ = protect_images(photo.movedim(1, -1), tuple(specs(loaded).values()), settings, mask=None, node_id=None)
     assert 0 < float((protected - photo.movedim(1, -1)).abs().max()) <= 8 / 255 + 1e-6

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -26,10 +26,25 @@ from .losses import Losses, check_losses, objective_of
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Everything about a run but the picture and the losses."""
+class SpaceSpec:
+    """What is optimised. make: the engine's space over views of the run's sockets, where it renders pictures with networks.
 
-    space: Space | Turns
+    budget: of what is made, in 8-bit levels; None without one.
+    """
+
+    budget: float | None
+    make: Callable[[Surrogates], Space | Turns]
+
+
+def without_networks(space: Space | Turns) -> SpaceSpec:
+    return SpaceSpec(space.budget, lambda surrogates: space)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything about a run but the pictures and the losses."""
+
+    space: SpaceSpec
     update: Update
     eot: EoT | None
     longest: int
@@ -39,11 +54,12 @@ class Settings:
 
 
 def protect_images(
-    images: Tensor, losses: Losses, settings: Settings, *, mask: Tensor | None, node_id: str | None
+    images: Tensor, losses: Losses, settings: Settings, *, mask: Tensor | None, node_id: str | None, start: Tensor | None = None
 ) -> tuple[Tensor, Tensor, float]:
     """IMAGE [B,H,W,C] and MASK [1 or B,H,W] -> protected IMAGE, the amplified perturbation as IMAGE, and the budget in 8-bit levels.
 
     Where the space has no budget, the largest change of the result stands for it: in that number, and as white in the perturbation.
+    start: IMAGE like `images` to begin from, such as a first stage's result; the budget counts from `images` all the same.
 
     Each picture of a batch is a run of its own with seed + its index, so that neither the memory of the device nor a
     picture's result depends on its neighbours. Raises ValueError for what the user can mend, ComfyUI's interruption when
@@ -56,10 +72,12 @@ def protect_images(
         check_finite(clean)
         # A space without a budget is bounded by the range of pictures alone.
         masks = None if mask is None else matching_mask(ordinary(mask), clean, settings.space.budget or LEVELS)
+        begun = None if start is None else ordinary(start).movedim(-1, 1).float()
+        pictures = _Pictures(clean, masks, begun)
         progress = Progress(clean.shape[0] * settings.steps, node_id=node_id)
         results: list[Tensor] = []
         in_single: set[object] = set()
-        while (socket := _protect_rest(clean, masks, losses, settings, progress, results, in_single)) is not None:
+        while (socket := _protect_rest(pictures, losses, settings, progress, results, in_single)) is not None:
             in_single.add(socket)
         protected = torch.cat(results)
         clean = clean.to(out)
@@ -68,9 +86,23 @@ def protect_images(
     return protected.movedim(1, -1), perturbation.movedim(1, -1), budget
 
 
+@dataclass(frozen=True)
+class _Pictures:
+    """clean, start: [B,C,H,W]. masks: [1 or B,1,H,W]."""
+
+    clean: Tensor
+    masks: Tensor | None
+    start: Tensor | None
+
+    def on(self, device: torch.device, index: int) -> _Pictures:
+        """One of them."""
+        masks = None if self.masks is None else self.masks[index % self.masks.shape[0]][None].to(device)
+        start = None if self.start is None else self.start[index][None].to(device)
+        return _Pictures(self.clean[index][None].to(device), masks, start)
+
+
 def _protect_rest(
-    clean: Tensor,
-    masks: Tensor | None,
+    pictures: _Pictures,
     losses: Losses,
     settings: Settings,
     progress: Progress,
@@ -83,15 +115,14 @@ def _protect_rest(
     """
     device, out = comfy.model_management.get_torch_device(), comfy.model_management.intermediate_device()
     surrogates = Surrogates(in_single)
-    objective = objective_of(losses, surrogates)
+    objective, space = objective_of(losses, surrogates), settings.space.make(surrogates)
     working_size = WorkingSize(longest=settings.longest, multiple=surrogates.multiple)
-    height, width = working_size.size(clean.shape[-2], clean.shape[-1])
+    height, width = working_size.size(*pictures.clean.shape[-2:])
     try:
         with surrogates.resident(height=height, width=width, low_memory=settings.low_memory, warn=progress.warn):
-            for index in range(len(results), clean.shape[0]):
+            for index in range(len(results), pictures.clean.shape[0]):
                 run = replace(settings, seed=following(settings.seed, index))
-                own_mask = None if masks is None else masks[index % masks.shape[0]][None].to(device)
-                steps = _Steps(clean[index][None].to(device), objective, run, working_size, own_mask, surrogates)
+                steps = _Steps(pictures.on(device, index), objective, space, run, working_size, surrogates)
                 results.append(steps.run(progress, before=index * settings.steps).to(out))
     except HalfPrecisionError as error:
         key, name = surrogates.key_of(error.network)
@@ -114,26 +145,27 @@ def squashed(images: Tensor, mask: Tensor | None, side: int) -> tuple[Tensor, Te
 
 @dataclass(frozen=True)
 class _Steps:
-    """The run of one picture [1,C,H,W]."""
+    """The run of one picture."""
 
-    picture: Tensor
+    pictures: _Pictures
     objective: Objective
+    space: Space | Turns
     settings: Settings
     working_size: WorkingSize
-    mask: Tensor | None
     surrogates: Surrogates
 
     def run(self, progress: Progress, *, before: int) -> Tensor:
         settings = self.settings
         steps = protect(
-            self.picture,
+            self.pictures.clean,
             self.objective,
-            space=settings.space,
+            space=self.space,
             update=settings.update,
             eot=settings.eot,
             working_size=self.working_size,
             steps=settings.steps,
-            mask=self.mask,
+            mask=self.pictures.masks,
+            start=self.pictures.start,
             seed=settings.seed,
             low_memory=settings.low_memory,
         )
@@ -142,7 +174,7 @@ class _Steps:
             step, idle = next(steps), 0
             while (following := self._next(steps)) is not None:
                 step = following
-                progress.report(step, done=before + step.index, clean=self.picture, budget=settings.space.budget)
+                progress.report(step, done=before + step.index, clean=self.pictures.clean, budget=settings.space.budget)
                 idle += step.skipped
         self._check(step, idle, progress)
         return step.image

@@ -31,8 +31,9 @@ class Resident(Generic[View]):
     turn: of an encoder, through which its view runs it: with low memory all of these take one turn, where a denoiser needs them.
     needs_encoders: a denoiser whose conditioning goes through encoders, which then have to make room for it.
     checkpointed: what recomputes its activations in the backward pass while told so. in_place: its forward pass changes tensors in place
-    that its backward pass needs. multiple: both sides of its pictures are multiples of it.
-    keep: leaves the copy of a user's model for the next run, which then begins at once.
+    that its backward pass needs. trained: parameters that a loss trains during the run (engine.learning); they take no turns.
+    multiple: both sides of its pictures are multiples of it. keep: leaves the copy of a user's model for the next run,
+    which then begins at once.
     """
 
     name: str
@@ -44,5 +45,6 @@ class Resident(Generic[View]):
     needs_encoders: bool = False
     checkpointed: Checkpointed | None = None
     in_place: bool = False
+    trained: list[nn.Parameter] = field(default_factory=list)
     multiple: int = 1
     keep: Callable[[], None] | None = None

@@ -40,7 +40,8 @@ def taking_turns(alone: Sequence[Resident[Any]], together: Sequence[Resident[Any
             for resident in together:
                 make_ordinary(resident.patcher.model)
             networks.append(stack.enter_context(_together(together)))
-        stack.enter_context(one_at_a_time(networks, device))
+        trained = [parameter for resident in (*alone, *together) for parameter in resident.trained]
+        stack.enter_context(one_at_a_time(networks, device, trained=trained))
         yield
 
 
