@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import torch
-import torch.utils.checkpoint
 from comfy.ldm.modules.attention import SpatialTransformer, SpatialVideoTransformer, attention_pytorch
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, VideoResBlock
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ....engine.surrogates.denoiser import Tap
 
 # Where core's transformers keep their blocks, of which the first attention is one over all tokens.
-_STREAMS = (("blocks",), ("transformer_blocks",), ("double_blocks", "single_blocks"), ("double_layers", "single_layers"), ("layers",))
+_STREAMS = (
+    ("blocks",),
+    ("transformer_blocks",),
+    ("joint_blocks",),
+    ("double_blocks", "single_blocks"),
+    ("double_layers", "single_layers"),
+    ("layers",),
+)
+# Of these, blocks with two streams give the picture's behind the text's; others the text's behind the picture's.
+_TEXT_FIRST = ("transformer_blocks", "joint_blocks", "double_layers")
 
 
 def is_video_unet(network: nn.Module) -> bool:
@@ -39,11 +48,14 @@ def tapped_blocks(network: nn.Module, kind: Literal["attention", "output"]) -> l
             parts = [part for part in network.get_submodule("input_blocks").modules() if isinstance(part, SpatialVideoTransformer)]
             return [block for part in parts for block in part.time_stack]
         return [block for part in network.modules() if isinstance(part, SpatialTransformer) for block in part.transformer_blocks]
-    for names in _STREAMS:
-        found = [block for name in names for block in getattr(network, name, ())]
-        if found:
-            return found
+    if found := _streamed(network):
+        return found
     raise ValueError("This model's blocks cannot be found: leave out the losses that look into it, such as Temporal Attention.")
+
+
+def _streamed(network: nn.Module) -> list[nn.Module]:
+    """Blocks of a transformer; none where core keeps them elsewhere."""
+    return next((found for names in _STREAMS if (found := [block for name in names for block in getattr(network, name, ())])), [])
 
 
 def i2vguards_blocks(network: nn.Module) -> tuple[int, ...]:
@@ -61,7 +73,7 @@ def recomputable(network: nn.Module, taps: Sequence[Tap]) -> list[nn.Module]:
         kinds = (SpatialVideoTransformer, VideoResBlock) if is_video_unet(network) else (SpatialTransformer, ResBlock)
         parts = [part for part in network.modules() if isinstance(part, kinds)]
     else:
-        parts = tapped_blocks(network, "attention")
+        parts = _streamed(network)
     return [part for part in parts if not any(module is block for module in part.modules() for block in listened)]
 
 
@@ -77,6 +89,8 @@ class Recorder:
         # Tokens of one frame, behind those of texts and references; None in a UNet, which has no others.
         self._tokens = None if hasattr(network, "input_blocks") else _tokens(network, latents)
         self._frames = latents[-3] if len(latents) == 5 else 1
+        self._picture = -1 if any(hasattr(network, name) for name in _TEXT_FIRST) else 0
+        self._padded: int = getattr(network, "pad_tokens_multiple", None) or 1
         self._awaited: Tap | None = None
         self._read: dict[Tap, Tensor] = {}
 
@@ -100,11 +114,16 @@ class Recorder:
         self._awaited = tap
 
     def _keep(self, tap: Tap, module: nn.Module, inputs: object, output: Any) -> None:
-        # Blocks with two streams give the text's behind the picture's.
-        given: Tensor = output[0] if isinstance(output, tuple) else output
-        tokens = rearrange(given, "b c h w -> b (h w) c") if self._tokens is None else given[:, -self._frames * self._tokens :]
+        given: Tensor = output[self._picture] if isinstance(output, tuple) else output
         # A copy: the next block of some models goes on in the same tensor.
-        self._read[tap] = tokens.clone()
+        self._read[tap] = (rearrange(given, "b c h w -> b (h w) c") if self._tokens is None else self._shown(given)).clone()
+
+    def _shown(self, given: Tensor) -> Tensor:
+        """Tokens of the picture or video: the last ones, but for some that only fill them up to a multiple."""
+        assert self._tokens is not None
+        given, count = given.flatten(1, -2), self._frames * self._tokens
+        end = given.shape[1] - -count % self._padded
+        return given[:, max(0, end - count) : end]
 
     def attend(self, function: object, q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any) -> Tensor:
         """In place of core's attention function, by one that has a backward pass on every machine."""
@@ -148,8 +167,46 @@ def recomputed(parts: Sequence[nn.Module]) -> Iterator[None]:
 @contextlib.contextmanager
 def _recomputed(part: nn.Module) -> Iterator[None]:
     forward = part.forward
-    part.forward = lambda *args, **kwargs: torch.utils.checkpoint.checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    def recomputing(*args: Any, **kwargs: Any) -> Any:
+        leaves, layout = tree_flatten((args, kwargs))
+        places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+
+        def run(*tensors: Tensor) -> Any:
+            filled = dict(zip(places, tensors, strict=True))
+            args, kwargs = tree_unflatten([filled.get(place, leaf) for place, leaf in enumerate(leaves)], layout)
+            return forward(*args, **kwargs)
+
+        return _Recomputed.apply(run, *(leaves[place] for place in places))
+
+    part.forward = recomputing
     try:
         yield
     finally:
         del part.forward
+
+
+class _Recomputed(torch.autograd.Function):
+    """torch.utils.checkpoint for blocks that change tensors in place, which core has many of: what is computed again is kept as what is
+    computed once, so that torch.autograd.graph.allow_mutation_on_saved_tensors holds for it too.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, run: Callable[..., Any], *tensors: Tensor) -> Any:
+        ctx.run = run
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
+        # Of copies: otherwise the second run would begin from what the first one left.
+        return run(*(tensor.clone() for tensor in tensors))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        inputs = [tensor.detach().requires_grad_(due) for tensor, due in zip(ctx.saved_tensors, ctx.needs_input_grad[1:], strict=True)]
+        with torch.enable_grad():
+            outputs = ctx.run(*(tensor.clone() for tensor in inputs))
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        due = [(output, gradient) for output, gradient in zip(outputs, gradients, strict=True) if gradient is not None and output.requires_grad]
+        wanted = [tensor for tensor in inputs if tensor.requires_grad]
+        # Not backward(): what reaches a block beside its inputs, such as a noise level in a container, has a graph that others use too.
+        found = iter(torch.autograd.grad([output for output, _ in due], wanted, [gradient for _, gradient in due], allow_unused=True))
+        return (None, *(next(found) if tensor.requires_grad else None for tensor in inputs))
