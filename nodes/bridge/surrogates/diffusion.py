@@ -62,9 +62,13 @@ class DifferentiableDiffusionModel:
         """What the model is told beside noisy latents of this shape."""
         key = (negative, tuple(shape))
         if key not in self._told:
-            with torch.no_grad():
-                self._told[key] = self.denoiser.conditioned(self._prompts[negative], torch.zeros(key[1])).detached()
+            self._told[key] = self.asked(shape, negative)
         return self._told[key]
+
+    def asked(self, shape: Sequence[int], negative: bool = False) -> Conditioned:
+        """The same, computed anew."""
+        with torch.no_grad():
+            return self.denoiser.conditioned(self._prompts[negative], torch.zeros(tuple(shape))).detached()
 
 
 def diffusion_pass(view: DifferentiableDiffusionModel, vae: DifferentiableVAE) -> Pass:
@@ -73,7 +77,8 @@ def diffusion_pass(view: DifferentiableDiffusionModel, vae: DifferentiableVAE) -
     def ask(seen: Observation) -> Features:
         sides = (side // vae.multiple for side in seen.image.shape[-2:])
         shape = (1, vae.socket.latent_channels, *((1,) if vae.socket.latent_dim == 3 else ()), *sides)
-        told = view.conditioned(shape).on(META)
+        # Anew: parts that are computed, such as sizes, have no values here, and must not stay for the run.
+        told = view.asked(shape).on(META)
         noisy = torch.empty(shape, device=META).requires_grad_()
         return seen.features(view, "estimate", lambda: view.denoiser.estimate(noisy, 0.5, told))
 
