@@ -91,8 +91,8 @@ class I2VSurrogate(io.ComfyNode):
         family, size = family_of(model, conditioning), VideoSize(width, height, length)
         check_sockets(model, family, vae, clip=clip_vision is not None, text=positive is not None)
         check_weights(model.model)
+        # The negative one is read by core's own sampler alone, for the first video, and may be anything.
         check_conditioning(positive or [], "positive")
-        check_conditioning(negative or [], "negative")
         check_size(family, size)
         if video is not None and video.shape[0] != length:
             raise ValueError(f"The video has {video.shape[0]} frames and the length is {length}: set the length to the video's frames.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from image_models import KINDS, image_latents, image_model, image_prompt
 from stillguard.engine import Objective, Observation, Term
 from stillguard.engine.draws import SeededDraws
 from stillguard.engine.observation import Features
@@ -177,12 +178,96 @@ def test_a_pass_takes_what_was_counted(surrogate: DiffusionSurrogate, photo: Ten
     assert counted.peak == pytest.approx(count.peak, rel=0.15)
 
 
+def view_of(kind: str) -> tuple[Any, Any, Any]:
+    """Inside `autograd_session`: the surrogates of a run, a small model as one of them, and its place 10x10 in latents."""
+    from stillguard.nodes.bridge.surrogates.denoiser import denoiser_resident, owned
+    from stillguard.nodes.bridge.surrogates.diffusion import DifferentiableDiffusionModel
+    from stillguard.nodes.bridge.surrogates.residents import Surrogates
+
+    surrogates, model = Surrogates(), image_model(kind)
+    prompt = owned(image_prompt())
+    view = DifferentiableDiffusionModel(denoiser_resident(surrogates, model).view, prompt, prompt)
+    return surrogates, view, image_latents(model, 10)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_low_memory_gives_the_same_gradient_through_any_transformer(kind: str) -> None:
+    """Many of core's blocks add to their inputs in place, which what is computed again must not see."""
+    from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.surrogates.taps import tapped_blocks
+
+    with autograd_session():
+        surrogates, view, latents = view_of(kind)
+        outputs = [Tap("output", block) for block in range(len(tapped_blocks(view.denoiser.network, "output")))]
+        for taps in ([], [*outputs, Tap("attention", 0)]):
+            found = []
+            for low_memory in (False, True):
+                with surrogates.resident(height=80, width=80, low_memory=low_memory), surrogates.step():
+                    leaf = latents.clone().requires_grad_()
+                    estimate, *read = view.estimate(leaf, 0.6, taps=taps)
+                    sum((tensor.square().mean() for tensor in read), estimate.square().mean()).backward()
+                    found.append(leaf.grad)
+            assert float(found[0].norm()) > 0
+            assert float((found[1] - found[0]).norm()) < 1e-5 * float(found[0].norm())
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "SDXL"])
+def test_outputs_are_the_pictures_tokens(kind: str) -> None:
+    """The first corner of the estimate comes from one token of what the last block gives, which is the tap's first."""
+    from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.surrogates.taps import tapped_blocks
+
+    with autograd_session():
+        surrogates, view, latents = view_of(kind)
+        blocks = tapped_blocks(view.denoiser.network, "output")
+        given: list[Tensor] = []
+
+        def keep(module: object, inputs: object, output: Any) -> None:
+            given[:] = [part for part in (output if isinstance(output, tuple) else (output,)) if part is not None]
+
+        with surrogates.resident(height=80, width=80, low_memory=False), surrogates.step():
+            blocks[-1].register_forward_hook(keep)
+            taps = [Tap("output", block) for block in range(len(blocks))]
+            estimate, *read = view.estimate(latents.requires_grad_(), 0.6, taps=taps)
+            slopes = torch.autograd.grad(estimate[..., :2, :2].sum(), given, allow_unused=True)
+    assert [tuple(tokens.shape[:2]) for tokens in read] == [(1, 25)] * len(blocks)
+    (tokens, slope), *others = [(part, slope) for part, slope in zip(given, slopes, strict=True) if slope is not None and slope.any()]
+    assert not others
+    (place,) = slope[0].abs().sum(-1).nonzero()
+    assert torch.equal(read[-1][0, 0], tokens[0, int(place)])
+
+
+def test_what_was_counted_does_not_stay() -> None:
+    """SDXL is told sizes, which core computes: without values while memory is counted."""
+    from types import SimpleNamespace
+
+    from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.surrogates.diffusion import diffusion_pass
+
+    with autograd_session():
+        surrogates, view, latents = view_of("SDXL")
+        vae: Any = SimpleNamespace(multiple=8, socket=SimpleNamespace(latent_channels=4, latent_dim=2))
+        diffusion_pass(view, vae).footprint(80, 80, low_memory=False)
+        with surrogates.resident(height=80, width=80, low_memory=False), torch.no_grad():
+            assert torch.isfinite(view.estimate(latents, 0.6)[0]).all()
+
+
+def test_a_prompt_for_all_steps_is_not_refused(surrogate: DiffusionSurrogate) -> None:
+    """As some of core's nodes write it down."""
+    from stillguard.nodes.surrogates.diffusion_models import DiffusionSurrogateNode
+
+    whole = prompt(0, start_percent=0.0, end_percent=1.0, guidance=None)
+    assert DiffusionSurrogateNode.execute(surrogate.model, surrogate.vae, whole).args[0].positive is whole
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
         ("vae", "The VAE makes latents of 16 channels and the model reads 4"),
         ("weights", "The model's weights are quantised (float8_e4m3fn)"),
         ("control", "What is connected to `positive` carries a ControlNet"),
+        ("gligen", "What is connected to `positive` carries places of GLIGEN"),
+        ("range", "What is connected to `positive` carries a range of steps"),
         ("parts", "What is connected to `negative` has 2 parts"),
     ],
 )
@@ -201,6 +286,10 @@ def test_mistakes(surrogate: DiffusionSurrogate, change: str, sentence: str) -> 
         weight.requires_grad_(False).data = weight.data.to(torch.float8_e4m3fn)
     elif change == "control":
         given["positive"] = prompt(0, control=object())
+    elif change == "gligen":
+        given["positive"] = prompt(0, gligen=("position", object(), []))
+    elif change == "range":
+        given["positive"] = prompt(0, start_percent=0.0, end_percent=0.5)
     else:
         given["negative"] = [*prompt(0), *prompt(1)]
     with pytest.raises(ValueError, match="^" + re.escape(sentence)):

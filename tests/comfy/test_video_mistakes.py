@@ -77,6 +77,15 @@ def test_what_does_not_fit_is_one_sentence(folder: Path, family: str, changes: d
         surrogate(load(family, folder), **changes)
 
 
+def test_the_first_videos_negative_prompt_may_be_anything(folder: Path) -> None:
+    """Core's own sampler reads it, and no gradient comes through it."""
+    loaded = load("Wan", folder)
+    several = [*loaded.positive, [loaded.positive[0][0], {"start_percent": 0.2, "end_percent": 1.0}]]
+    assert surrogate(loaded, negative=several).negative is several
+    with pytest.raises(ValueError, match="What is connected to `positive` has 2 parts"):
+        surrogate(loaded, positive=several)
+
+
 def test_other_models_are_refused_by_name(folder: Path) -> None:
     import comfy.model_base
     import comfy.sd

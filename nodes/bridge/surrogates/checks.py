@@ -19,9 +19,12 @@ _IGNORED = {
     "hooks": "hooks (such as a LoRA that is scheduled)",
     "area": "an area",
     "mask": "a mask",
+    "gligen": "places of GLIGEN",
     "start_percent": "a range of steps",
     "end_percent": "a range of steps",
 }
+# The whole range, as some of core's nodes write it down.
+_HARMLESS = {"start_percent": 0.0, "end_percent": 1.0}
 
 
 def check_weights(network: nn.Module) -> None:
@@ -53,6 +56,6 @@ def check_conditioning(conditioning: Conditioning, socket: str) -> None:
             "without Conditioning (Combine)."
         )
     for _, options in conditioning:
-        found = [what for key, what in _IGNORED.items() if options.get(key) is not None]
+        found = [what for key, what in _IGNORED.items() if options.get(key) not in (None, _HARMLESS.get(key))]
         if found:
             raise ValueError(f"What is connected to `{socket}` carries {found[0]}, which a surrogate does not follow: connect it without.")
