@@ -170,14 +170,18 @@ def _recomputed(part: nn.Module) -> Iterator[None]:
 
     def recomputing(*args: Any, **kwargs: Any) -> Any:
         leaves, layout = tree_flatten((args, kwargs))
-        places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        tensors = {place: leaf for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
+        others = [None if place in tensors else leaf for place, leaf in enumerate(leaves)]
 
-        def run(*tensors: Tensor) -> Any:
-            filled = dict(zip(places, tensors, strict=True))
-            args, kwargs = tree_unflatten([filled.get(place, leaf) for place, leaf in enumerate(leaves)], layout)
+        def run(*values: Tensor) -> Any:
+            filled = list(others)
+            for place, value in zip(places, values, strict=True):
+                filled[place] = value
+            args, kwargs = tree_unflatten(filled, layout)
             return forward(*args, **kwargs)
 
-        return _Recomputed.apply(run, *(leaves[place] for place in places))
+        places = list(tensors)
+        return _Recomputed.apply(run, *tensors.values())
 
     part.forward = recomputing
     try:
