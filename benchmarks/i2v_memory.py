@@ -30,7 +30,6 @@ from stillguard.engine import Objective, Observation, Term  # noqa: E402
 from stillguard.engine.draws import SeededDraws  # noqa: E402
 from stillguard.nodes.bridge.autograd import autograd_session  # noqa: E402
 from stillguard.nodes.bridge.surrogates.residents import Surrogates  # noqa: E402
-from stillguard.nodes.losses.i2vguard import black  # noqa: E402
 from stillguard.nodes.protect.i2vguard import i2vguard_losses  # noqa: E402
 from video_models import FILES, Loaded, load, randn  # noqa: E402
 
@@ -42,8 +41,8 @@ def measured(loaded: Loaded, side: int, *, low_memory: bool) -> tuple[int, float
     photo = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     with autograd_session():
         surrogates = Surrogates()
-        specs = i2vguard_losses(loaded.spec(side=side), black(), 2.0, WEIGHTS)
-        objective = Objective(tuple(Term(spec.name, spec.weight, spec.build(surrogates)) for spec in specs))
+        specs = i2vguard_losses(loaded.spec(side=side), None, 2.0, WEIGHTS)
+        objective = Objective(tuple(Term(spec.name, spec.weight, spec.make(surrogates)) for spec in specs))
         with surrogates.resident(height=side, width=side, low_memory=low_memory):
             clean = Observation(photo)
 

@@ -49,9 +49,11 @@ from stillguard.engine.surrogates.tiny_autoencoder import load_tiny_autoencoder 
 from stillguard.engine.weights.catalogue import LAB  # noqa: E402
 from stillguard.nodes.bridge.autograd import autograd_session  # noqa: E402
 from stillguard.nodes.bridge.memory import precision  # noqa: E402
+from stillguard.nodes.bridge.surrogates.clip_vision import clip_vision_view  # noqa: E402
 from stillguard.nodes.bridge.surrogates.image_encoders import image_encoder_from  # noqa: E402
 from stillguard.nodes.bridge.surrogates.residents import Surrogates  # noqa: E402
-from stillguard.nodes.i2v_specs import ContrastiveFramesSpec, TemporalAttentionSpec  # noqa: E402
+from stillguard.nodes.bridge.surrogates.vae import vae_view  # noqa: E402
+from stillguard.nodes.losses.i2vguard import contrastive_frames, temporal_attention  # noqa: E402
 from video_models import FILES, Loaded, load  # noqa: E402
 
 HALF, BRAIN, SINGLE = torch.float16, torch.bfloat16, torch.float32
@@ -95,7 +97,7 @@ class Surroundings:
 def laboratory(nets: torch.dtype, vae: torch.dtype) -> Surroundings:
     photo = resize(torch.from_numpy(data.astronaut()).permute(2, 0, 1)[None].float() / 255, (128, 128))
     autoencoder = load_tiny_autoencoder()
-    encoder = Surrogates().clip_vision(image_encoder_from(LAB / "stillguard_lab_encoder.safetensors"), "squash")
+    encoder = clip_vision_view(Surrogates(), image_encoder_from(LAB / "stillguard_lab_encoder.safetensors"), "squash")
     net = load_reference_net(LAB / "stillguard_lab_reference_unet.safetensors", dtype=nets)
     files = (LAB / f"stillguard_lab_{part}.safetensors" for part in ("denoising_unet", "motion_module", "pose_guider"))
     own = Encoder(autoencoder.encode, autoencoder, vae)
@@ -186,9 +188,9 @@ def video_gradients(loaded: Loaded, nets: torch.dtype, vae: torch.dtype, side: i
             spec = loaded_in(loaded, nets).spec(side=side, video=frames)
         with autograd_session():
             surrogates, black = Surrogates(), torch.zeros(1, 8, 8, 3)
-            chosen = (ContrastiveFramesSpec(1.0, spec, black), TemporalAttentionSpec(1.0, spec))
-            losses: dict[str, Loss] = {entry.name: entry.build(surrogates) for entry in chosen}
-            view = surrogates.vae(spec.vae)
+            chosen = (contrastive_frames(1.0, spec, black), temporal_attention(1.0, spec))
+            losses: dict[str, Loss] = {entry.name: entry.make(surrogates) for entry in chosen}
+            view = vae_view(surrogates, spec.vae)
             precision.cast(view.patcher.model, view.dtype, vae)
             view.dtype = vae
             with surrogates.resident(height=side, width=side, low_memory=False):

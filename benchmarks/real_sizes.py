@@ -49,14 +49,16 @@ from comfy.ldm.models.autoencoder import AutoencoderKL, AutoencodingEngine  # no
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
 from comfy.model_patcher import ModelPatcher  # noqa: E402
 from dormant_step import FRAMES, FULL, NETS, Scene  # noqa: E402
+from stillguard.engine.surrogates.denoiser import Tap, VideoSetup  # noqa: E402
 from stillguard.nodes.bridge.autograd import autograd_session  # noqa: E402
 from stillguard.nodes.bridge.memory import room  # noqa: E402
-from stillguard.nodes.bridge.surrogates import views  # noqa: E402
+from stillguard.nodes.bridge.surrogates import animators, clip_vision, denoiser, perceptual  # noqa: E402
+from stillguard.nodes.bridge.surrogates import vae as vaes  # noqa: E402
+from stillguard.nodes.bridge.surrogates.taps import i2vguards_blocks  # noqa: E402
 from stillguard.nodes.bridge.video import model as video_model  # noqa: E402
 from stillguard.nodes.bridge.video.conditioner import Conditioner, VideoSize  # noqa: E402
 from stillguard.nodes.bridge.video.families import FAMILIES  # noqa: E402
 from stillguard.nodes.bridge.video.stand_ins import StandInCLIPVision, StandInVAE  # noqa: E402
-from stillguard.nodes.bridge.video.taps import attention_blocks, papers_blocks  # noqa: E402
 from torch import nn  # noqa: E402
 
 HALF, CARDS, LENGTH = torch.bfloat16, (8, 12, 16, 24), 17
@@ -163,16 +165,16 @@ def shapes(make: Callable[[], nn.Module]) -> dict[str, torch.Tensor]:
         return make().state_dict()
 
 
-def vae_view(make: Callable[[], nn.Module]) -> views.DifferentiableVAE:
+def vae_view(make: Callable[[], nn.Module]) -> vaes.DifferentiableVAE:
     with torch.device("meta"):
-        return views.DifferentiableVAE(comfy.sd.VAE(sd=shapes(make), dtype=HALF))
+        return vaes.DifferentiableVAE(comfy.sd.VAE(sd=shapes(make), dtype=HALF))
 
 
-def clip_view(size: str) -> views.DifferentiableCLIPVision:
+def clip_view(size: str) -> clip_vision.DifferentiableCLIPVision:
     name = {"h": "clip_vision_config_h.json", "l": "clip_vision_config_vitl.json"}[size]
     config = json.loads((Path(comfy.clip_vision.__file__).parent / name).read_text(encoding="utf-8"))
     with mock.patch.object(comfy.model_management, "text_encoder_dtype", return_value=torch.float16):
-        return views.DifferentiableCLIPVision(comfy.clip_vision.ClipVisionModel(config))
+        return clip_vision.DifferentiableCLIPVision(comfy.clip_vision.ClipVisionModel(config))
 
 
 def size_of(network: nn.Module) -> float:
@@ -192,13 +194,13 @@ def video_room(video: Video, length: int) -> room.Room:
     size = VideoSize(0, 0, length)
     seen = None if clip is None else StandInCLIPVision(clip)
     conditioner = Conditioner(family, StandInVAE(vae), seen, text, text, size)
-    temporal = family.patch is None
-    blocks = papers_blocks(len(attention_blocks(patcher.model.diffusion_model, temporal=temporal)), temporal=temporal)
-    view = video_model.DifferentiableVideoModel(patcher, family, conditioner, blocks=blocks, sampling=video_model.Sampling(), video=None)
+    model = denoiser.DifferentiableDenoiser(patcher)
+    setup = VideoSetup(video_model.DifferentiableVideoModel(model, conditioner, sampling=video_model.Sampling(), video=None))
+    setup.listen([Tap("attention", block) for block in i2vguards_blocks(model.network)])
     encoders = [vae, *([] if clip is None else [clip])]
-    weights = size_of(view.unet) + sum(size_of(encoder.patcher.model) for encoder in encoders)
+    weights = size_of(model.network) + sum(size_of(encoder.patcher.model) for encoder in encoders)
     # The denoiser and its encoders take turns of two, and one is on its way while the other works.
-    return room.Room([room.vae_pass(vae), room.video_pass(view, encoders)], lambda low_memory: weights)
+    return room.Room([vaes.vae_pass(vae), video_model.video_pass(setup, encoders)], lambda low_memory: weights)
 
 
 def dormant_room() -> room.Room:
@@ -206,11 +208,16 @@ def dormant_room() -> room.Room:
     scene = Scene(FULL, 64, "meta", HALF)
     vae, clip = vae_view(kl_vae), clip_view("l")
     nets = [scene.nets[name] for name in NETS]
-    passes = [room.vae_pass(vae), room.clip_vision_pass(clip), room.perceptual_pass(scene.lpips), *map(room.reference_pass, nets)]
+    passes = [
+        vaes.vae_pass(vae),
+        clip_vision.clip_vision_pass(clip),
+        perceptual.perceptual_pass(scene.lpips),
+        *map(animators.reference_pass, nets),
+    ]
     resident = sum(size_of(network) for network in (vae.patcher.model, clip.patcher.model, scene.lpips, scene.animator.guider))
     turning = [size_of(network.unet) for network in (*nets, scene.animator)]
     return room.Room(
-        [*passes, room.animator_pass(scene.animator, frames=FRAMES)],
+        [*passes, animators.animator_pass(scene.animator, frames=FRAMES)],
         lambda low_memory: resident + sum(sorted(turning)[-2:] if low_memory else turning),
     )
 
@@ -221,12 +228,12 @@ def single_rooms() -> Iterator[tuple[str, room.Room]]:
     makers = {"SD 1.5's VAE": kl_vae, "SVD's VAE": svd_vae, "Wan's VAE": wan_vae, "CogVideoX's VAE": cogvideox_vae}
     for name, make in {**makers, "LTX-Video's VAE": ltx_vae, "HunyuanVideo's VAE": hunyuan_vae}.items():
         vae = vae_view(make)
-        yield name, alone(room.vae_pass(vae))
+        yield name, alone(vaes.vae_pass(vae))
     for name, size in (("CLIP ViT-L/14", "l"), ("CLIP ViT-H/14", "h")):
-        yield name, alone(room.clip_vision_pass(clip_view(size)))
-    yield "LPIPS (VGG16)", alone(room.perceptual_pass(scene.lpips))
-    yield "ReferenceNet", alone(room.reference_pass(scene.nets["anyone"]))
-    yield f"AnimateAnyone, {FRAMES} frames", alone(room.animator_pass(scene.animator, frames=FRAMES))
+        yield name, alone(clip_vision.clip_vision_pass(clip_view(size)))
+    yield "LPIPS (VGG16)", alone(perceptual.perceptual_pass(scene.lpips))
+    yield "ReferenceNet", alone(animators.reference_pass(scene.nets["anyone"]))
+    yield f"AnimateAnyone, {FRAMES} frames", alone(animators.animator_pass(scene.animator, frames=FRAMES))
 
 
 def alone(one: room.Pass) -> room.Room:
@@ -264,7 +271,7 @@ def main() -> None:
     print("|---" * (6 + len(CARDS)) + "|")
     with contextlib.ExitStack() as stack:
         stack.enter_context(autograd_session())
-        for module in (views, video_model):
+        for module in (vaes, clip_vision, denoiser):
             stack.enter_context(mock.patch.object(module, "independent_copy", lambda patcher: patcher))
         for name, rooms in single_rooms():
             if only in name:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     import comfy.clip_vision
     import comfy.sd
     from comfy.model_patcher import ModelPatcher
-    from stillguard.nodes.bridge.video.families import Conditioning, Family
-    from stillguard.nodes.i2v_specs import I2VSurrogateSpec
+    from stillguard.nodes.bridge.surrogates.denoiser import Conditioning
+    from stillguard.nodes.bridge.video.families import Family
+    from stillguard.nodes.bridge.video.model import VideoSurrogate
 
 # Family -> the model's file, the VAE's, width of the image encoder's hidden states and of its embedding.
 FILES: dict[str, tuple[str, str, int, int]] = {
@@ -42,14 +43,11 @@ class Loaded:
     clip_vision: comfy.clip_vision.ClipVisionModel | None
     positive: Conditioning
 
-    def spec(self, *, side: int = 64, length: int | None = None, **changes: object) -> I2VSurrogateSpec:
+    def spec(self, *, side: int = 64, length: int | None = None, **changes: object) -> VideoSurrogate:
+        from stillguard.nodes.bridge.surrogates.taps import i2vguards_blocks
         from stillguard.nodes.bridge.video.conditioner import VideoSize
-        from stillguard.nodes.bridge.video.model import Sampling
-        from stillguard.nodes.bridge.video.taps import attention_blocks, papers_blocks
-        from stillguard.nodes.i2v_specs import I2VSurrogateSpec
+        from stillguard.nodes.bridge.video.model import Sampling, VideoSurrogate
 
-        temporal = self.family.patch is None
-        count = len(attention_blocks(self.model.model.diffusion_model, temporal=temporal))
         fields: dict[str, object] = {
             "model": self.model,
             "family": self.family,
@@ -60,9 +58,9 @@ class Loaded:
             "size": VideoSize(side, side, length or LENGTHS.get(self.family.name, 5)),
             "sampling": Sampling(2, 1.5),
             "video": None,
-            "blocks": papers_blocks(count, temporal=temporal),
+            "blocks": i2vguards_blocks(self.model.model.diffusion_model),
         }
-        return I2VSurrogateSpec(**{**fields, **changes})  # type: ignore[arg-type]
+        return VideoSurrogate(**{**fields, **changes})  # type: ignore[arg-type]
 
 
 def load(family: str, folder: Path) -> Loaded:

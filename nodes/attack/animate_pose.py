@@ -10,8 +10,8 @@ from torch import Tensor
 from ...engine.animators.clip import windows
 from ...engine.draws import SEEDS
 from ..bridge.attack.animate import Animation, animate_images
-from ..bridge.surrogates.animators import LoadedPoseAnimator, LoadedReferenceNet
-from ..dormant_specs import Sockets, check_pair
+from ..bridge.surrogates.animators import LoadedPoseAnimator, LoadedReferenceNet, check_pair
+from ..bridge.surrogates.reference import ReferenceSockets
 from ..sockets import PoseAnimatorSocket, ReferenceNetSocket
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class AnimatePose(io.ComfyNode):
         overlap: int,
     ) -> io.NodeOutput:
         check_pair(reference_net, pose_animator)
-        Sockets(vae, clip_vision, None).check(reference_net)
+        ReferenceSockets(vae, clip_vision, None).check(reference_net)
         windows(pose.shape[0], window, overlap)
         settings = Animation(steps, guidance, window, overlap, seed, working_size)
         victim = (pose_animator, reference_net, vae, clip_vision)

@@ -1,4 +1,4 @@
-"""Loss nodes of Dormant."""
+"""Dormant's losses, equations 7 to 11, and their nodes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 from torch import Tensor
 
+from ...engine.animators.pose_animator import last_timesteps, noise_schedule
+from ...engine.losses import dormant
 from ...engine.weights.catalogue import catalogue
 from ..bridge.model_files import choices, find_file
+from ..bridge.protect.losses import LossSpec
+from ..bridge.surrogates.animators import LoadedPoseAnimator, LoadedReferenceNet, animator_view, check_pair
+from ..bridge.surrogates.clip_vision import Preparation, clip_vision_view
+from ..bridge.surrogates.perceptual import perceptual_view
+from ..bridge.surrogates.reference import ReferenceSockets
+from ..bridge.surrogates.residents import Surrogates
 from ..bridge.surrogates.text import empty_prompt
-from ..dormant_specs import CLIPSemanticSpec, FrameIncoherenceSpec, LPIPSPenaltySpec, ReferenceFeatureSpec, Sockets, VAELatentSpec
+from ..bridge.surrogates.vae import tiled_vae_view, vae_view
 from ..inputs import VICTIMS_VAE, weight_input
 from ..sockets import LossSocket, PoseAnimatorSocket, ReferenceNetSocket
 
@@ -18,9 +26,70 @@ if TYPE_CHECKING:
     import comfy.clip_vision
     import comfy.sd
 
-    from ..bridge.surrogates.animators import LoadedPoseAnimator, LoadedReferenceNet
-
 CATEGORY = "stillguard/losses/dormant"
+
+
+def vae_latent(weight: float, vae: comfy.sd.VAE, scale: float | None, *, tiled: bool = False) -> LossSpec:
+    """tiled: the encoder in tiles, as Dormant's official code has it."""
+    view = tiled_vae_view if tiled else vae_view
+    return LossSpec("VAE Latent", weight, lambda surrogates: dormant.VAELatent(view(surrogates, vae), scale))
+
+
+def clip_semantic(weight: float, clip_vision: comfy.clip_vision.ClipVisionModel, preparation: Preparation = "crop") -> LossSpec:
+    return LossSpec(
+        "CLIP Semantic", weight, lambda surrogates: dormant.CLIPSemantic(clip_vision_view(surrogates, clip_vision, preparation))
+    )
+
+
+def lpips_penalty(weight: float, backbone: str, threshold: float) -> LossSpec:
+    """Raises ValueError where the file is missing: on the node where it is chosen, and again when it is read."""
+    entry = catalogue()["lpips_vgg16"]
+    find_file(entry, backbone)
+
+    def make(surrogates: Surrogates) -> dormant.LPIPSPenalty:
+        return dormant.LPIPSPenalty(perceptual_view(surrogates, find_file(entry, backbone)), threshold)
+
+    return LossSpec("LPIPS Penalty", -weight, make, drives=False)
+
+
+def reference_feature(weight: float, net: LoadedReferenceNet, sockets: ReferenceSockets) -> LossSpec:
+    fixed = net.net.format.timestep
+    timesteps = last_timesteps() if fixed is None else (fixed,)
+    name = f"ReferenceNet {net.net.format.name}"
+    return LossSpec(name, weight, lambda surrogates: dormant.ReferenceFeature(sockets.setup(net, surrogates), timesteps))
+
+
+def frame_incoherence(
+    weight: float,
+    animator: LoadedPoseAnimator,
+    net: LoadedReferenceNet,
+    pose: Tensor,
+    sockets: ReferenceSockets,
+    *,
+    frames: int,
+    guidance: float = 3.5,
+    alignment: float = 1.0,
+    consistency: float = 1.0,
+) -> LossSpec:
+    """pose: IMAGE [1 or more,H,W,C] of the clean picture."""
+
+    def make(surrogates: Surrogates) -> dormant.FrameIncoherence:
+        check_pair(net, animator)
+        return dormant.FrameIncoherence(
+            animator_view(surrogates, animator, frames=frames),
+            sockets.setup(net, surrogates),
+            pose.detach().clone().movedim(-1, 1)[:, :3].float().expand(-1, 3, -1, -1),
+            noise_schedule().alphas_cumprod,
+            last_timesteps(),
+            frames,
+            guidance,
+            # Pure noise, as officially, leaves next to no gradient at the late steps that are drawn.
+            noised=not sockets.official,
+            alignment=alignment,
+            consistency=consistency,
+        )
+
+    return LossSpec("Frame Incoherence", weight, make, one_photo="the frame loss has the pose of one")
 
 
 class VAELatentLoss(io.ComfyNode):
@@ -50,7 +119,7 @@ class VAELatentLoss(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae: comfy.sd.VAE, weight: float, latent_scale: float) -> io.NodeOutput:
-        return io.NodeOutput((VAELatentSpec(weight, vae, latent_scale or None),))
+        return io.NodeOutput((vae_latent(weight, vae, latent_scale or None),))
 
 
 class CLIPSemanticLoss(io.ComfyNode):
@@ -71,7 +140,7 @@ class CLIPSemanticLoss(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip_vision: comfy.clip_vision.ClipVisionModel, weight: float) -> io.NodeOutput:
-        return io.NodeOutput((CLIPSemanticSpec(weight, clip_vision),))
+        return io.NodeOutput((clip_semantic(weight, clip_vision),))
 
 
 class LPIPSPenalty(io.ComfyNode):
@@ -105,9 +174,7 @@ class LPIPSPenalty(io.ComfyNode):
 
     @classmethod
     def execute(cls, backbone: str, weight: float, threshold: float) -> io.NodeOutput:
-        # Looked for here as well as when it is read, so that the message stands on the node where the file is chosen.
-        find_file(catalogue()["lpips_vgg16"], backbone)
-        return io.NodeOutput((LPIPSPenaltySpec(-weight, backbone, threshold),))
+        return io.NodeOutput((lpips_penalty(weight, backbone, threshold),))
 
 
 def reference_nets_input() -> io.Autogrow.Input:
@@ -163,8 +230,8 @@ class ReferenceNetFeatureLoss(io.ComfyNode):
         nets = [net for net in reference_nets.values() if net is not None]
         if not nets:
             raise ValueError("No ReferenceNet is connected: add a Load ReferenceNet node for each network that you want to count.")
-        sockets = Sockets(vae, clip_vision, empty_prompt(clip, nets if weight else []))
-        return io.NodeOutput(tuple(ReferenceFeatureSpec(weight, net, sockets) for net in nets))
+        sockets = ReferenceSockets(vae, clip_vision, empty_prompt(clip, nets if weight else []))
+        return io.NodeOutput(tuple(reference_feature(weight, net, sockets) for net in nets))
 
 
 class FrameIncoherenceLoss(io.ComfyNode):
@@ -222,9 +289,17 @@ class FrameIncoherenceLoss(io.ComfyNode):
         frames: int,
         guidance: float,
     ) -> io.NodeOutput:
-        sockets = Sockets(vae, clip_vision, None)
-        spec = FrameIncoherenceSpec(
-            weight, pose_animator, reference_net, pose, sockets, frames, guidance, alignment=alignment, consistency=consistency
+        sockets = ReferenceSockets(vae, clip_vision, None)
+        spec = frame_incoherence(
+            weight,
+            pose_animator,
+            reference_net,
+            pose,
+            sockets,
+            frames=frames,
+            guidance=guidance,
+            alignment=alignment,
+            consistency=consistency,
         )
         return io.NodeOutput((spec,))
 

@@ -1,4 +1,4 @@
-"""Loss nodes of I2VGuard."""
+"""I2VGuard's losses and their nodes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..i2v_specs import ContrastiveFramesSpec, I2VSurrogateSpec, L2PenaltySpec, TargetLatentSpec, TemporalAttentionSpec
+from ...engine.losses import i2vguard
+from ..bridge.protect.losses import LossSpec
+from ..bridge.surrogates.residents import Surrogates
+from ..bridge.surrogates.vae import vae_view
+from ..bridge.video.model import VideoSurrogate, video_setup
 from ..inputs import VICTIMS_VAE, weight_input
 from ..sockets import I2VSurrogateSocket, LossSocket
 
@@ -36,8 +40,42 @@ def reach_input() -> io.Float.Input:
     return io.Float.Input("reach", default=2.0, min=0.0, max=100.0, step=0.1, advanced=True, tooltip=tooltip)
 
 
-def black() -> Tensor:
-    return torch.zeros(1, 8, 8, 3)
+def target_latent(weight: float, vae: comfy.sd.VAE, target: Tensor | None, *, scaled: bool = True) -> LossSpec:
+    """target: IMAGE [1,H,W,C]; None stands for black, as in the paper."""
+
+    def make(surrogates: Surrogates) -> i2vguard.TargetLatent:
+        return i2vguard.TargetLatent(vae_view(surrogates, vae), _picture(target))
+
+    return LossSpec("Target Latent", -weight, make, scaled=scaled)
+
+
+def contrastive_frames(
+    weight: float, surrogate: VideoSurrogate, target: Tensor | None, reach: float = 2.0, *, scaled: bool = True
+) -> LossSpec:
+    """target: as in `target_latent`."""
+
+    def make(surrogates: Surrogates) -> i2vguard.ContrastiveFrames:
+        return i2vguard.ContrastiveFrames(video_setup(surrogates, surrogate), _picture(target), reach)
+
+    return LossSpec("Contrastive Frames", -weight, make, scaled=scaled)
+
+
+def temporal_attention(weight: float, surrogate: VideoSurrogate, *, scaled: bool = True) -> LossSpec:
+    def make(surrogates: Surrogates) -> i2vguard.TemporalAttention:
+        return i2vguard.TemporalAttention(video_setup(surrogates, surrogate), surrogate.blocks)
+
+    return LossSpec("Temporal Attention", weight, make, scaled=scaled)
+
+
+def l2_penalty(weight: float) -> LossSpec:
+    return LossSpec("L2 Penalty", -weight, lambda surrogates: i2vguard.L2Penalty(), drives=False)
+
+
+def _picture(image: Tensor | None) -> Tensor:
+    """IMAGE [1,H,W,C] -> [1,3,H,W]."""
+    if image is None:
+        return torch.zeros(1, 3, 8, 8)
+    return image.detach().clone().movedim(-1, 1)[:1, :3].float().expand(-1, 3, -1, -1)
 
 
 class TargetLatentLoss(io.ComfyNode):
@@ -55,7 +93,7 @@ class TargetLatentLoss(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae: comfy.sd.VAE, weight: float, scaled: bool, target: Tensor | None = None) -> io.NodeOutput:
-        return io.NodeOutput((TargetLatentSpec(-weight, vae, black() if target is None else target, scaled),))
+        return io.NodeOutput((target_latent(weight, vae, target, scaled=scaled),))
 
 
 class ContrastiveFramesLoss(io.ComfyNode):
@@ -73,9 +111,9 @@ class ContrastiveFramesLoss(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, i2v_surrogate: I2VSurrogateSpec, weight: float, scaled: bool, reach: float, target: Tensor | None = None
+        cls, i2v_surrogate: VideoSurrogate, weight: float, scaled: bool, reach: float, target: Tensor | None = None
     ) -> io.NodeOutput:
-        return io.NodeOutput((ContrastiveFramesSpec(-weight, i2v_surrogate, black() if target is None else target, reach, scaled),))
+        return io.NodeOutput((contrastive_frames(weight, i2v_surrogate, target, reach, scaled=scaled),))
 
 
 class TemporalAttentionLoss(io.ComfyNode):
@@ -92,8 +130,8 @@ class TemporalAttentionLoss(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, i2v_surrogate: I2VSurrogateSpec, weight: float, scaled: bool) -> io.NodeOutput:
-        return io.NodeOutput((TemporalAttentionSpec(weight, i2v_surrogate, scaled),))
+    def execute(cls, i2v_surrogate: VideoSurrogate, weight: float, scaled: bool) -> io.NodeOutput:
+        return io.NodeOutput((temporal_attention(weight, i2v_surrogate, scaled=scaled),))
 
 
 class L2Penalty(io.ComfyNode):
@@ -111,7 +149,7 @@ class L2Penalty(io.ComfyNode):
 
     @classmethod
     def execute(cls, weight: float) -> io.NodeOutput:
-        return io.NodeOutput((L2PenaltySpec(-weight),))
+        return io.NodeOutput((l2_penalty(weight),))
 
 
 NODES: tuple[type[io.ComfyNode], ...] = (

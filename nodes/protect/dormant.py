@@ -13,13 +13,24 @@ from ...engine.surrogates.sd_unet import LATENT_SCALE
 from ...engine.transforms import EoT
 from ...engine.update import MomentumSign
 from ...engine.weights.catalogue import catalogue
-from ..bridge.model_files import choices, find_file
+from ..bridge.model_files import choices
+from ..bridge.protect.losses import Losses, LossSpec
 from ..bridge.protect.run import Settings, protect_images, squashed
+from ..bridge.surrogates.reference import ReferenceSockets
 from ..bridge.surrogates.text import empty_prompt
-from ..dormant_specs import CLIPSemanticSpec, FrameIncoherenceSpec, LPIPSPenaltySpec, ReferenceFeatureSpec, Sockets, VAELatentSpec
 from ..inputs import LOW_MEMORY, eot_input, mask_input, memory_input, seed_input, steps_input, weight_input, working_size_input
-from ..losses.dormant import clip_input, clip_vision_input, reference_nets_input, vae_input
-from ..sockets import Losses, LossSpec, PoseAnimatorSocket
+from ..losses.dormant import (
+    clip_input,
+    clip_semantic,
+    clip_vision_input,
+    frame_incoherence,
+    lpips_penalty,
+    reference_feature,
+    reference_nets_input,
+    vae_input,
+    vae_latent,
+)
+from ..sockets import PoseAnimatorSocket
 
 if TYPE_CHECKING:
     import comfy.clip_vision
@@ -115,7 +126,7 @@ class Dormant(io.ComfyNode):
         official = profile == "reference"
         nets = [net for net in reference_nets.values() if net is not None]
         text = empty_prompt(clip, nets if weights["reference_weight"] else [])
-        sockets = Sockets(vae, clip_vision, text, official)
+        sockets = ReferenceSockets(vae, clip_vision, text, official)
         if pose is not None and weights["frame_weight"]:
             _check_aspect(image, pose)
         losses = dormant_losses(sockets, nets, pose_animator, pose, lpips_backbone, weights)
@@ -137,7 +148,7 @@ def _check_aspect(image: Tensor, pose: Tensor) -> None:
 
 
 def dormant_losses(
-    sockets: Sockets,
+    sockets: ReferenceSockets,
     nets: list[LoadedReferenceNet],
     animator: LoadedPoseAnimator | None,
     pose: Tensor | None,
@@ -147,32 +158,31 @@ def dormant_losses(
     """Eq 13. Raises ValueError, one sentence, where a loss with a weight lacks what it needs."""
     losses: list[LossSpec] = []
     if weights["vae_weight"]:
-        losses.append(VAELatentSpec(weights["vae_weight"], sockets.vae, LATENT_SCALE, tiled=sockets.official))
+        losses.append(vae_latent(weights["vae_weight"], sockets.vae, LATENT_SCALE, tiled=sockets.official))
     if weights["clip_weight"]:
         if sockets.clip_vision is None:
             raise ValueError("The CLIP loss needs an image encoder: connect clip_vision, or set clip_weight to 0.")
-        losses.append(CLIPSemanticSpec(weights["clip_weight"], sockets.clip_vision, sockets.preparation))
+        losses.append(clip_semantic(weights["clip_weight"], sockets.clip_vision, sockets.preparation))
     if weights["reference_weight"]:
         if not nets:
             raise ValueError("The ReferenceNet loss needs a network: connect a Load ReferenceNet, or set reference_weight to 0.")
-        losses += [ReferenceFeatureSpec(weights["reference_weight"], net, sockets) for net in nets]
+        losses += [reference_feature(weights["reference_weight"], net, sockets) for net in nets]
     if weights["frame_weight"]:
         losses.append(_frame_loss(weights["frame_weight"], sockets, nets, animator, pose))
     if weights["lpips_weight"]:
-        find_file(catalogue()["lpips_vgg16"], backbone)
-        losses.append(LPIPSPenaltySpec(-weights["lpips_weight"], backbone, THRESHOLD))
+        losses.append(lpips_penalty(weights["lpips_weight"], backbone, THRESHOLD))
     return tuple(losses)
 
 
 def _frame_loss(
-    weight: float, sockets: Sockets, nets: list[LoadedReferenceNet], animator: LoadedPoseAnimator | None, pose: Tensor | None
-) -> FrameIncoherenceSpec:
+    weight: float, sockets: ReferenceSockets, nets: list[LoadedReferenceNet], animator: LoadedPoseAnimator | None, pose: Tensor | None
+) -> LossSpec:
     if animator is None or pose is None:
         raise ValueError("The frame loss needs an animator and a pose picture: connect pose_animator and pose, or set frame_weight to 0.")
     own = [net for net in nets if net.net.format is ANIMATE_ANYONE]
     if not own:
         raise ValueError("The frame loss needs the animator's ReferenceNet: connect reference_unet.pth, or set frame_weight to 0.")
-    return FrameIncoherenceSpec(weight, animator, own[0], pose, sockets, FRAMES)
+    return frame_incoherence(weight, animator, own[0], pose, sockets, frames=FRAMES)
 
 
 NODES: tuple[type[io.ComfyNode], ...] = (Dormant,)

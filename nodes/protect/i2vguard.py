@@ -8,11 +8,19 @@ from torch import Tensor
 from ...engine.space import RGB
 from ...engine.transforms import EoT
 from ...engine.update import Adam, Sign, Update
+from ..bridge.protect.losses import Losses
 from ..bridge.protect.run import Settings, protect_images
-from ..i2v_specs import ContrastiveFramesSpec, I2VSurrogateSpec, L2PenaltySpec, TargetLatentSpec, TemporalAttentionSpec
+from ..bridge.video.model import VideoSurrogate
 from ..inputs import LOW_MEMORY, eot_input, mask_input, memory_input, seed_input, steps_input, weight_input, working_size_input
-from ..losses.i2vguard import black, reach_input, surrogate_input, target_input
-from ..sockets import Losses, LossSpec
+from ..losses.i2vguard import (
+    contrastive_frames,
+    l2_penalty,
+    reach_input,
+    surrogate_input,
+    target_input,
+    target_latent,
+    temporal_attention,
+)
 
 # Of the order of what keeps 8 levels of change invisible; the paper gives none.
 PENALTY = 100.0
@@ -61,7 +69,7 @@ class I2VGuard(io.ComfyNode):
     def execute(
         cls,
         image: Tensor,
-        i2v_surrogate: I2VSurrogateSpec,
+        i2v_surrogate: VideoSurrogate,
         mode: dict[str, object],
         steps: int,
         seed: int,
@@ -74,7 +82,7 @@ class I2VGuard(io.ComfyNode):
         **weights: float,
     ) -> io.NodeOutput:
         space, update = _mode(mode)
-        losses = i2vguard_losses(i2v_surrogate, black() if target is None else target, reach, weights)
+        losses = i2vguard_losses(i2v_surrogate, target, reach, weights)
         settings = Settings(space, update, eot, working_size, steps, seed, memory == LOW_MEMORY)
         protected, perturbation = protect_images(image, losses, settings, mask=mask, node_id=cls.hidden.unique_id)
         return io.NodeOutput(protected, perturbation, space.budget)
@@ -97,14 +105,14 @@ def _mode(choice: dict[str, object]) -> tuple[RGB, Update]:
     return RGB(float(choice["budget"])), Sign(float(choice["step"]))  # type: ignore[arg-type]
 
 
-def i2vguard_losses(surrogate: I2VSurrogateSpec, target: Tensor, reach: float, weights: dict[str, float]) -> Losses:
+def i2vguard_losses(surrogate: VideoSurrogate, target: Tensor | None, reach: float, weights: dict[str, float]) -> Losses:
     """Those with a weight."""
-    losses: list[LossSpec] = [
-        TargetLatentSpec(-weights["target_weight"], surrogate.vae, target),
-        ContrastiveFramesSpec(-weights["contrast_weight"], surrogate, target, reach),
-        TemporalAttentionSpec(weights["attention_weight"], surrogate),
-        L2PenaltySpec(-weights["penalty_weight"]),
-    ]
+    losses = (
+        target_latent(weights["target_weight"], surrogate.vae, target),
+        contrastive_frames(weights["contrast_weight"], surrogate, target, reach),
+        temporal_attention(weights["attention_weight"], surrogate),
+        l2_penalty(weights["penalty_weight"]),
+    )
     return tuple(loss for loss in losses if loss.weight)
 
 

@@ -8,9 +8,10 @@ from torch import Tensor
 from ...engine.space import RGB
 from ...engine.transforms import EoT
 from ...engine.update import Adam, MomentumSign, Sign, Update
+from ..bridge.protect.losses import Losses
 from ..bridge.protect.run import Settings, protect_images
 from ..inputs import LOW_MEMORY, eot_input, mask_input, memory_input, seed_input, steps_input, working_size_input
-from ..sockets import Losses, LossSocket
+from ..sockets import LossSocket
 
 CATEGORY = "stillguard"
 NO_LOSS = "No loss is connected to Protect: add a loss node such as VAE Latent Loss and connect its output to 'loss'."

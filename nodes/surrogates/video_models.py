@@ -8,12 +8,11 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...engine.draws import SEEDS
+from ..bridge.surrogates.denoiser import Conditioning
+from ..bridge.surrogates.taps import i2vguards_blocks, tapped_blocks
 from ..bridge.video.checks import check_size, check_sockets, check_weights, family_of, names
 from ..bridge.video.conditioner import VideoSize
-from ..bridge.video.families import Conditioning, Family
-from ..bridge.video.model import Sampling
-from ..bridge.video.taps import attention_blocks, papers_blocks
-from ..i2v_specs import I2VSurrogateSpec
+from ..bridge.video.model import Sampling, VideoSurrogate
 from ..sockets import I2VSurrogateSocket
 
 if TYPE_CHECKING:
@@ -95,18 +94,18 @@ class I2VSurrogate(io.ComfyNode):
         if video is not None and video.shape[0] != length:
             raise ValueError(f"The video has {video.shape[0]} frames and the length is {length}: set the length to the video's frames.")
         told = positive or []
-        blocks = chosen_blocks(model, family, attention_blocks)
+        blocks = chosen_blocks(model, attention_blocks)
         sampling = Sampling(prior_steps, prior_cfg, seed=prior_seed)
         encoder = clip_vision if family.clip != "unused" else None
-        return io.NodeOutput(I2VSurrogateSpec(model, family, vae, encoder, told, negative or told, size, sampling, video, blocks))
+        return io.NodeOutput(VideoSurrogate(model, family, vae, encoder, told, negative or told, size, sampling, video, blocks))
 
 
-def chosen_blocks(model: ModelPatcher, family: Family, text: str) -> tuple[int, ...]:
+def chosen_blocks(model: ModelPatcher, text: str) -> tuple[int, ...]:
     """Raises ValueError for what are no indices, or none of this model's."""
-    temporal = family.patch is None
-    count = len(attention_blocks(model.model.diffusion_model, temporal=temporal))
+    network = model.model.diffusion_model
+    count = len(tapped_blocks(network, "attention"))
     if text.strip() in ("", "auto"):
-        return papers_blocks(count, temporal=temporal)
+        return i2vguards_blocks(network)
     try:
         blocks = tuple(sorted({int(part) for part in text.split(",")}))
     except ValueError:

@@ -89,6 +89,7 @@ def test_vae_equals_core_bit_for_bit_and_has_its_gradient(kind: object, image: T
     """And the cached VAE keeps its own tensors and results."""
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.vae import vae_view
 
     with torch.inference_mode():
         vae = kind(tmp_path)
@@ -96,7 +97,7 @@ def test_vae_equals_core_bit_for_bit_and_has_its_gradient(kind: object, image: T
         expected = vae.encode(image.movedim(1, -1).clone())
         with autograd_session(), contextlib.ExitStack() as stack:
             surrogates = Surrogates()
-            view = surrogates.vae(vae)
+            view = vae_view(surrogates, vae)
             stack.enter_context(surrogates.resident(height=64, width=96, low_memory=False))
             assert torch.equal(view.encode(image.clone()), expected)
             target = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
@@ -114,12 +115,13 @@ def test_vae_equals_core_bit_for_bit_and_has_its_gradient(kind: object, image: T
 def test_one_view_per_socket_however_many_losses_use_it(tmp_path: Path) -> None:
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.vae import vae_view
 
     with torch.inference_mode():
         vae = shipped_vae(tmp_path)
         with autograd_session():
             surrogates = Surrogates()
-            assert surrogates.vae(vae) is surrogates.vae(vae)
+            assert vae_view(surrogates, vae) is vae_view(surrogates, vae)
             assert surrogates.multiple == 8
 
 
@@ -127,6 +129,7 @@ def test_one_view_per_socket_however_many_losses_use_it(tmp_path: Path) -> None:
 def test_clip_vision_equals_core_and_has_a_gradient(size: tuple[int, int], astronaut: Tensor) -> None:
     """Core's own encode_image rounds to 8 bits, so its gradient is exactly zero."""
     from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.surrogates.clip_vision import clip_vision_view
     from stillguard.nodes.bridge.surrogates.residents import Surrogates
     from testkit import tiny_clip_vision
 
@@ -136,7 +139,7 @@ def test_clip_vision_equals_core_and_has_a_gradient(size: tuple[int, int], astro
         expected = clip_vision.encode_image(picture.movedim(1, -1).clone())["image_embeds"]
         with autograd_session(), contextlib.ExitStack() as stack:
             surrogates = Surrogates()
-            view = surrogates.clip_vision(clip_vision)
+            view = clip_vision_view(surrogates, clip_vision)
             stack.enter_context(surrogates.resident(height=64, width=64, low_memory=False))
             torch.testing.assert_close(view.embed(picture.clone()), expected, rtol=1e-5, atol=1e-6)
             leaf = picture.clone().requires_grad_()
@@ -173,7 +176,7 @@ def test_session_restores_everything_even_when_cancelled(astronaut: Tensor) -> N
 
 
 def test_siglip2_is_refused_by_name() -> None:
-    from stillguard.nodes.bridge.surrogates.views import DifferentiableCLIPVision
+    from stillguard.nodes.bridge.surrogates.clip_vision import DifferentiableCLIPVision
 
     class SigLIP2:
         model_type = "siglip2_vision_model"
@@ -201,6 +204,7 @@ def dynamic_vram(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_dynamic_vaes_copy_has_the_dtype_that_its_gradient_needs(kind: object, image: Tensor, tmp_path: Path) -> None:
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.vae import vae_view
 
     with torch.inference_mode():
         vae = kind(tmp_path)
@@ -208,7 +212,7 @@ def test_a_dynamic_vaes_copy_has_the_dtype_that_its_gradient_needs(kind: object,
         assert {parameter.dtype for parameter in vae.first_stage_model.parameters()} == {torch.float16}
         with autograd_session(), contextlib.ExitStack() as stack:
             surrogates = Surrogates()
-            view = surrogates.vae(vae)
+            view = vae_view(surrogates, vae)
             stack.enter_context(surrogates.resident(height=64, width=96, low_memory=False))
             assert not view.patcher.is_dynamic()
             assert {parameter.dtype for parameter in view.patcher.model.parameters()} == {torch.float32}
@@ -219,7 +223,7 @@ def test_a_dynamic_vaes_copy_has_the_dtype_that_its_gradient_needs(kind: object,
 
 def test_a_vae_in_half_precision_keeps_its_gradient(image: Tensor, tmp_path: Path) -> None:
     """A mean over many elements gives gradients below what fp16 can hold."""
-    from stillguard.nodes.bridge.surrogates.views import DifferentiableVAE
+    from stillguard.nodes.bridge.surrogates.vae import DifferentiableVAE
 
     vae = pair_vae(tmp_path)
     view = DifferentiableVAE(vae)

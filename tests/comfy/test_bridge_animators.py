@@ -26,7 +26,7 @@ def features(net: object, latent: Tensor) -> tuple[Tensor, ...]:
 def test_weights_that_became_inference_tensors_can_be_differentiated_through(files: dict[str, Path]) -> None:
     """ComfyUI moves models while it runs other nodes, under inference mode, and what it moves there autograd refuses."""
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates.animators import reference_net_from
+    from stillguard.nodes.bridge.surrogates.animators import reference_net_from, reference_net_view
     from stillguard.nodes.bridge.surrogates.residents import Surrogates
 
     with torch.inference_mode():
@@ -39,7 +39,7 @@ def test_weights_that_became_inference_tensors_can_be_differentiated_through(fil
         assert all(parameter.is_inference() for parameter in loaded.net.parameters())
         with autograd_session(), contextlib.ExitStack() as stack:
             surrogates = Surrogates()
-            net = surrogates.reference_net(loaded)
+            net = reference_net_view(surrogates, loaded)
             latent = torch.randn(1, 4, 16, 16).requires_grad_()
             with pytest.raises(RuntimeError, match="Inference tensors cannot be saved for backward"):
                 features(net, latent)
@@ -55,7 +55,7 @@ def gradient(files: dict[str, Path], *, low_memory: bool) -> Tensor:
     from stillguard.engine.draws import SeededDraws
     from stillguard.engine.losses import dormant
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates.animators import pose_animator_from, reference_net_from
+    from stillguard.nodes.bridge.surrogates.animators import animator_view, pose_animator_from, reference_net_from, reference_net_view
     from stillguard.nodes.bridge.surrogates.residents import Surrogates
     from support import RandomEncoder
 
@@ -65,8 +65,8 @@ def gradient(files: dict[str, Path], *, low_memory: bool) -> Tensor:
     clean, pose = torch.rand(1, 3, 128, 128, generator=generator), torch.rand(1, 3, 128, 128, generator=generator)
     with autograd_session():
         surrogates = Surrogates()
-        setup = dormant.ReferenceSetup(surrogates.reference_net(loaded), RandomEncoder(), RandomEncoder(1, channels=32))
-        animator = surrogates.animator(loaded_animator, frames=3)
+        setup = dormant.ReferenceSetup(reference_net_view(surrogates, loaded), RandomEncoder(), RandomEncoder(1, channels=32))
+        animator = animator_view(surrogates, loaded_animator, frames=3)
         signal, timesteps = noise_schedule().alphas_cumprod, last_timesteps()
         frames = dormant.FrameIncoherence(animator, setup, pose, signal, timesteps, frames=3, noised=True)
         objective = Objective((Term("reference", 100.0, dormant.ReferenceFeature(setup)), Term("frames", 1.0, frames)))
@@ -83,17 +83,17 @@ def gradient(files: dict[str, Path], *, low_memory: bool) -> Tensor:
     return leaf.grad
 
 
-@pytest.mark.parametrize("turns", [False, True])
+@pytest.mark.parametrize("in_turns", [False, True])
 def test_low_memory_gives_the_same_gradient_and_leaves_everything_as_it_was(
-    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, turns: bool
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, in_turns: bool
 ) -> None:
     """With turns, UNets are copied in and out as on a GPU, with the CPU in its place."""
-    from stillguard.nodes.bridge.surrogates import residents as surrogates
+    from stillguard.nodes.bridge.surrogates import residents, turns
 
     fast = gradient(files, low_memory=False)
-    monkeypatch.setattr(surrogates, "takes_turns", lambda: turns)
-    if not turns:
-        monkeypatch.setattr(surrogates, "one_at_a_time", None)  # would fail if it were called
+    monkeypatch.setattr(residents, "takes_turns", lambda: in_turns)
+    if not in_turns:
+        monkeypatch.setattr(turns, "one_at_a_time", None)  # would fail if it were called
     low = gradient(files, low_memory=True)
     assert float((low - fast).norm() / fast.norm()) < 1e-4
 
@@ -143,6 +143,7 @@ def test_the_empty_prompts_embedding_is_the_text_encoders_last_hidden_state(tmp_
 @pytest.mark.parametrize("crop", [True, False])
 def test_clip_vision_is_prepared_as_core_prepares_it(crop: bool, astronaut: Tensor) -> None:
     from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.surrogates.clip_vision import clip_vision_view
     from stillguard.nodes.bridge.surrogates.residents import Surrogates
     from testkit import tiny_clip_vision
 
@@ -151,8 +152,8 @@ def test_clip_vision_is_prepared_as_core_prepares_it(crop: bool, astronaut: Tens
     expected = clip_vision.encode_image(picture.movedim(1, -1).clone(), crop=crop)["image_embeds"]
     with autograd_session():
         surrogates = Surrogates()
-        view = surrogates.clip_vision(clip_vision, "crop" if crop else "squash")
-        assert view is surrogates.clip_vision(clip_vision, "crop" if crop else "squash")
+        view = clip_vision_view(surrogates, clip_vision, "crop" if crop else "squash")
+        assert view is clip_vision_view(surrogates, clip_vision, "crop" if crop else "squash")
         with torch.no_grad():
             torch.testing.assert_close(view.embed(picture), expected)
-            assert not torch.allclose(view.embed(picture), surrogates.clip_vision(clip_vision, "official").embed(picture))
+            assert not torch.allclose(view.embed(picture), clip_vision_view(surrogates, clip_vision, "official").embed(picture))

@@ -69,18 +69,18 @@ def gradient(loaded: Loaded, model: ModelPatcher, *, low_memory: bool) -> tuple[
     """The loss, its gradient, and the noise level in the middle."""
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.surrogates import residents as surrogates
-    from stillguard.nodes.i2v_specs import ContrastiveFramesSpec
+    from stillguard.nodes.losses.i2vguard import contrastive_frames
 
     photo = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with autograd_session(), mock.patch.object(surrogates, "takes_turns", return_value=low_memory):
         run = surrogates.Surrogates()
-        loss = ContrastiveFramesSpec(-1.0, loaded.spec(model=model), torch.zeros(1, 8, 8, 3)).build(run)
+        loss = contrastive_frames(1.0, loaded.spec(model=model), torch.zeros(1, 8, 8, 3)).make(run)
         with run.resident(height=64, width=64, low_memory=low_memory):
             leaf = (photo + 0.02 * randn(*photo.shape, seed=4)).clamp(0.01, 0.99).requires_grad_()
             with run.step():
                 seen = Observation(leaf, draws=SeededDraws(5), low_memory=low_memory)
                 value = Objective((Term("frames", 1.0, loss),)).backward(Observation(photo.clone()), seen)["frames"]
-            sigma = loss.setup.model._sigma(0.5, torch.zeros(1))
+            sigma = loss.setup.model.denoiser.sigma(0.5, torch.zeros(1))
     return float(value), leaf.grad, sigma
 
 
@@ -190,13 +190,14 @@ def test_the_first_video_is_made_with_the_model_that_is_there(wan: Loaded, low_m
     from comfy.model_patcher import ModelPatcher
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.surrogates import residents as surrogates
+    from stillguard.nodes.bridge.video.model import video_setup
 
     import nodes
 
     photo = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with autograd_session(), mock.patch.object(surrogates, "takes_turns", return_value=low_memory):
         run = surrogates.Surrogates()
-        setup = run.video_setup(wan.spec())
+        setup = video_setup(run, wan.spec())
         with run.resident(height=64, width=64, low_memory=low_memory):
             with mock.patch.object(ModelPatcher, "load", side_effect=AssertionError("core loads")):
                 prior = setup.prior(Observation(photo))
@@ -237,6 +238,7 @@ def test_a_copy_dies_with_its_run(wan: Loaded) -> None:
     """Without the garbage collector, after fast and low memory."""
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.surrogates import residents as surrogates
+    from stillguard.nodes.bridge.video.model import video_setup
 
     gc.collect()
     gc.disable()
@@ -244,10 +246,10 @@ def test_a_copy_dies_with_its_run(wan: Loaded) -> None:
         for low_memory in (False, True):
             with autograd_session(), mock.patch.object(surrogates, "takes_turns", return_value=low_memory):
                 run: Any = surrogates.Surrogates()
-                model = run.video_setup(wan.spec()).model
+                model = video_setup(run, wan.spec()).model
                 with run.resident(height=64, width=64, low_memory=low_memory):
                     pass
-                alive = weakref.ref(model.patcher.model)
+                alive = weakref.ref(model.denoiser.patcher.model)
                 del run, model
                 assert alive() is None
     finally:
@@ -264,10 +266,10 @@ class Kept:
         from comfy.model_patcher import ModelPatcher
         from stillguard.engine import RGB, Sign
         from stillguard.nodes.bridge.protect.run import Settings, protect_images
-        from stillguard.nodes.i2v_specs import ContrastiveFramesSpec
+        from stillguard.nodes.losses.i2vguard import contrastive_frames
 
         photo = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
-        losses = (ContrastiveFramesSpec(-1.0, self.loaded.spec(), torch.zeros(1, 8, 8, 3)),)
+        losses = (contrastive_frames(1.0, self.loaded.spec(), torch.zeros(1, 8, 8, 3)),)
         settings = Settings(RGB(8.0), Sign(1.0), None, 64, 1, 1, low_memory=low_memory)
         with torch.inference_mode(), mock.patch.object(ModelPatcher, "clone", autospec=True, side_effect=ModelPatcher.clone) as copies:
             protected, _ = protect_images(photo, losses, settings, mask=None, node_id=None)

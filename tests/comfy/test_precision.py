@@ -60,15 +60,14 @@ def in_dtype(loaded: Loaded, dtype: torch.dtype) -> Loaded:
 def gradients(loaded: Loaded, photo: Tensor) -> dict[str, Tensor]:
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.surrogates.residents import Surrogates
-    from stillguard.nodes.i2v_specs import ContrastiveFramesSpec, TemporalAttentionSpec
+    from stillguard.nodes.losses.i2vguard import contrastive_frames, temporal_attention
 
     spec = loaded.spec(side=SIDE)
     found = {}
     with autograd_session():
         surrogates = Surrogates()
         built = {
-            s.name: s.build(surrogates)
-            for s in (ContrastiveFramesSpec(-1.0, spec, torch.zeros(1, 8, 8, 3)), TemporalAttentionSpec(1.0, spec))
+            s.name: s.make(surrogates) for s in (contrastive_frames(1.0, spec, torch.zeros(1, 8, 8, 3)), temporal_attention(1.0, spec))
         }
         with surrogates.resident(height=SIDE, width=SIDE, low_memory=False):
             clean = Observation(photo.clone())
@@ -109,6 +108,7 @@ def test_copies_of_a_vae_never_compute_in_bf16(
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.memory import precision
     from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.vae import vae_view
 
     if fast:
         monkeypatch.setattr(precision, "gradient_dtype", lambda device: torch.float16)
@@ -117,7 +117,7 @@ def test_copies_of_a_vae_never_compute_in_bf16(
         expected = vae.encode(photo.movedim(1, -1).clone()).float()
     with autograd_session():
         surrogates = Surrogates()
-        view = surrogates.vae(vae)
+        view = vae_view(surrogates, vae)
         with surrogates.resident(height=SIDE, width=SIDE, low_memory=False), torch.no_grad():
             found = view.encode(photo)
     dtypes = {parameter.dtype for parameter in view.patcher.model.parameters()}
@@ -134,6 +134,7 @@ def test_nothing_computes_in_half_precision_on_a_cpu(folder: Path, photo: Tensor
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.memory.precision import working_dtype
     from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.video.model import video_setup
 
     if comfy.model_management.get_torch_device().type != "cpu":
         pytest.skip("on the CPU only")
@@ -151,7 +152,7 @@ def test_nothing_computes_in_half_precision_on_a_cpu(folder: Path, photo: Tensor
 
     with autograd_session():
         surrogates = Surrogates()
-        model = surrogates.video_setup(spec).model
+        model = video_setup(surrogates, spec).model
         with surrogates.resident(height=SIDE, width=SIDE, low_memory=False), Watch(), torch.no_grad():
             noisy = torch.zeros(model.conditioner.shape(SIDE, SIDE))
             assert all(bool(torch.isfinite(tensor).all()) for tensor in model.estimate(noisy, 0.5, model.condition(photo)))
@@ -166,7 +167,7 @@ def test_a_vae_that_half_precision_breaks_is_run_in_fp32_and_the_page_says_so(
     exact = protect(photo, shipped_vae(), [])
     assert not any("fp32" in text for text in said)
     from stillguard.nodes.bridge.memory import precision
-    from stillguard.nodes.bridge.surrogates import views
+    from stillguard.nodes.bridge.surrogates import vae as views
 
     monkeypatch.setattr(precision, "gradient_dtype", lambda device: torch.float16)
     cast = views.cast
@@ -186,8 +187,9 @@ def test_a_vae_that_half_precision_breaks_is_run_in_fp32_and_the_page_says_so(
 @pytest.mark.usefixtures("half_on_this_device")
 def test_networks_of_loaders_and_video_models_have_a_way_back_to_fp32(folder: Path, photo: Tensor) -> None:
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates.animators import pose_animator_from, reference_net_from
+    from stillguard.nodes.bridge.surrogates.animators import animator_view, pose_animator_from, reference_net_from, reference_net_view
     from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.video.model import video_setup
 
     files = animator_files.animate_anyone(folder)
     net = reference_net_from(files["reference_unet"], "auto")
@@ -195,15 +197,15 @@ def test_networks_of_loaders_and_video_models_have_a_way_back_to_fp32(folder: Pa
     spec = in_dtype(load("Wan", folder), torch.float16).spec(side=SIDE)
     with autograd_session():
         first = Surrogates()
-        views = [first.reference_net(net), first.animator(animator, frames=2), first.video_setup(spec).model]
+        views = [reference_net_view(first, net), animator_view(first, animator, frames=2), video_setup(first, spec).model]
         assert [next(view.unet.parameters()).dtype for view in views[:2]] == [torch.float16] * 2
-        assert views[2]._base.get_dtype_inference() == torch.float16
-        single = Surrogates([first.socket_of(view) for view in views])
-        again = [single.reference_net(net), single.animator(animator, frames=2), single.video_setup(spec).model]
+        assert views[2].denoiser.model.get_dtype_inference() == torch.float16
+        single = Surrogates([first.key_of(view)[0] for view in (*views[:2], views[2].denoiser)])
+        again = [reference_net_view(single, net), animator_view(single, animator, frames=2), video_setup(single, spec).model]
         assert [next(view.unet.parameters()).dtype for view in again[:2]] == [torch.float32] * 2
         with single.resident(height=SIDE, width=SIDE, low_memory=False), torch.no_grad():
             noisy = torch.zeros(again[2].conditioner.shape(SIDE, SIDE))
-            again[2].unet.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
+            again[2].denoiser.network.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
             dtypes: list[torch.dtype] = []
             again[2].estimate(noisy, 0.5, again[2].condition(photo))
     assert dtypes == [torch.float32]
@@ -221,9 +223,9 @@ def run_with_text(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def protect(photo: Tensor, vae: comfy.sd.VAE, said: list[str]) -> Tensor:
     from stillguard.nodes.bridge.protect.run import Settings, protect_images
-    from stillguard.nodes.i2v_specs import TargetLatentSpec
+    from stillguard.nodes.losses.i2vguard import target_latent
 
     settings = Settings(RGB(8.0), Sign(1.0), None, SIDE, 3, 1, low_memory=False)
-    losses = (TargetLatentSpec(-1.0, vae, torch.zeros(1, 8, 8, 3)),)
+    losses = (target_latent(1.0, vae, torch.zeros(1, 8, 8, 3)),)
     with torch.inference_mode():
         return protect_images(photo.movedim(1, -1), losses, settings, mask=None, node_id="1")[0]

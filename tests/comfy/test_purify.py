@@ -92,6 +92,7 @@ def inference() -> Iterator[None]:
 def test_decoding_equals_core_bit_for_bit_and_has_its_gradient(kind: Callable[[], comfy.sd.VAE], image: Tensor) -> None:
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.vae import vae_view
 
     vae = kind()
     latent = vae.encode(image[:, :32, :24].clone())
@@ -99,7 +100,7 @@ def test_decoding_equals_core_bit_for_bit_and_has_its_gradient(kind: Callable[[]
     held = dict(vae.first_stage_model.named_parameters())
     with autograd_session(), contextlib.ExitStack() as stack:
         surrogates = Surrogates()
-        view = surrogates.vae(vae)
+        view = vae_view(surrogates, vae)
         stack.enter_context(surrogates.resident(height=32, width=24, low_memory=False))
         ordinary = latent.clone()
         assert torch.equal(view.decode(ordinary).movedim(1, -1), expected)

@@ -13,6 +13,7 @@ import torch
 from bench import animator_files, weights
 from stillguard.engine import Observation
 from stillguard.engine.compute.memory import META, LiveBytes, footprint, send_back
+from stillguard.engine.surrogates.denoiser import Tap
 from stillguard.engine.surrogates.perceptual import load_perceptual_network
 from torch import Tensor
 from video_models import FILES, load, load_vae, randn
@@ -32,24 +33,29 @@ def folder(comfy: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_video_models_take_what_was_counted(folder: Path, family: str) -> None:
     """Conditioning, VAE and image encoder included; the conditioning and the estimate are two features, as the losses ask for them."""
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.memory.room import video_pass
+    from stillguard.nodes.bridge.surrogates.clip_vision import clip_vision_view
     from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.vae import vae_view
+    from stillguard.nodes.bridge.video.model import video_pass, video_setup
 
     loaded = load(family, folder)
     with autograd_session():
         surrogates = Surrogates()
         spec = loaded.spec(side=SIDE)
-        view = surrogates.video_setup(spec).model
-        encoders = [surrogates.vae(loaded.vae), *([] if loaded.clip_vision is None else [surrogates.clip_vision(loaded.clip_vision)])]
+        setup = video_setup(surrogates, spec)
+        view = setup.model
+        setup.listen([Tap("attention", block) for block in spec.blocks])
+        encoders = [vae_view(surrogates, loaded.vae)]
+        encoders += [] if loaded.clip_vision is None else [clip_vision_view(surrogates, loaded.clip_vision)]
         picture = randn(1, 3, SIDE, SIDE, seed=0).sigmoid()
         with torch.no_grad():
             noisy = torch.zeros(view.conditioner.prepare(picture).samples.shape)
         for low_memory in (False, True):
-            counted = video_pass(view, encoders).footprint(SIDE, SIDE, low_memory=low_memory)
+            counted = video_pass(setup, encoders).footprint(SIDE, SIDE, low_memory=low_memory)
             with surrogates.resident(height=SIDE, width=SIDE, low_memory=low_memory), LiveBytes() as count, surrogates.step():
                 seen = Observation(picture.clone().requires_grad_(), low_memory=low_memory)
                 told = seen.features(view.conditioner, "told", lambda seen=seen: view.condition(seen.image))
-                send_back(seen.features(view, "estimate", lambda told=told: view.estimate(noisy, 0.5, told)))
+                send_back(seen.features(view, "estimate", lambda told=told: view.estimate(noisy, 0.5, told, taps=setup.taps)))
                 seen.release_picture()
             assert counted.peak == pytest.approx(count.peak, rel=0.1)
             assert counted.kept <= counted.peak
@@ -57,9 +63,9 @@ def test_video_models_take_what_was_counted(folder: Path, family: str) -> None:
 
 def test_the_packs_own_networks_take_what_was_counted(comfy: None, tmp_path: Path) -> None:
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.memory.room import animator_pass, clip_vision_pass, perceptual_pass, reference_pass
-    from stillguard.nodes.bridge.surrogates.animators import pose_animator_from, reference_net_from
-    from stillguard.nodes.bridge.surrogates.views import DifferentiableCLIPVision
+    from stillguard.nodes.bridge.surrogates.animators import animator_pass, pose_animator_from, reference_net_from, reference_pass
+    from stillguard.nodes.bridge.surrogates.clip_vision import DifferentiableCLIPVision, clip_vision_pass
+    from stillguard.nodes.bridge.surrogates.perceptual import perceptual_pass
     from testkit import tiny_clip_vision
 
     files = animator_files.animate_anyone(tmp_path)
@@ -126,8 +132,8 @@ CARD = torch.device("cuda", 0)
 def vae_room(comfy: None) -> Room:
     """A VAE's pass beside 3 GB of weights in fast mode and 1 GB of those that take turns."""
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.memory.room import Room, vae_pass
-    from stillguard.nodes.bridge.surrogates.views import DifferentiableVAE
+    from stillguard.nodes.bridge.memory.room import Room
+    from stillguard.nodes.bridge.surrogates.vae import DifferentiableVAE, vae_pass
 
     shipped = Path(__file__).parents[2] / "engine" / "weights" / "vae" / "stillguard_lab_vae.safetensors"
     with torch.inference_mode():
@@ -183,11 +189,13 @@ def test_a_run_is_refused_before_anything_is_loaded(folder: Path, monkeypatch: p
     import comfy.model_management
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.vae import vae_view
+    from stillguard.nodes.bridge.video.model import video_setup
 
     loaded = load("CogVideoX", folder)
     with autograd_session():
         surrogates = Surrogates()
-        surrogates.video_setup(loaded.spec(side=SIDE))
+        video_setup(surrogates, loaded.spec(side=SIDE))
         with monkeypatch.context() as patch:
             patch.setattr(comfy.model_management, "get_torch_device", lambda: CARD)
             patch.setattr(comfy.model_management, "get_total_memory", lambda device: 1e6)
@@ -195,4 +203,4 @@ def test_a_run_is_refused_before_anything_is_loaded(folder: Path, monkeypatch: p
             with pytest.raises(ValueError, match="give the I2V Surrogate a shorter length"):
                 surrogates.resident(height=SIDE, width=SIDE, low_memory=False).__enter__()
         with surrogates.resident(height=SIDE, width=SIDE, low_memory=False):
-            assert not any(parameter.is_meta for parameter in surrogates.vae(loaded.vae).patcher.model.parameters())
+            assert not any(parameter.is_meta for parameter in vae_view(surrogates, loaded.vae).patcher.model.parameters())

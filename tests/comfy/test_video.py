@@ -14,7 +14,7 @@ from torch import Tensor
 from video_models import FILES, Loaded, load, randn
 
 if TYPE_CHECKING:
-    from stillguard.nodes.sockets import LossSpec
+    from stillguard.nodes.bridge.protect.losses import LossSpec
 
 SIDE = 64
 
@@ -35,13 +35,13 @@ def photo(astronaut: Tensor) -> Tensor:
 
 
 def specs(loaded: Loaded, **changes: object) -> dict[str, LossSpec]:
-    from stillguard.nodes.i2v_specs import ContrastiveFramesSpec, TargetLatentSpec, TemporalAttentionSpec
+    from stillguard.nodes.losses.i2vguard import contrastive_frames, target_latent, temporal_attention
 
     spec, black = loaded.spec(**changes), torch.zeros(1, 8, 8, 3)
     return {
-        "target": TargetLatentSpec(-1.0, loaded.vae, black),
-        "contrast": ContrastiveFramesSpec(-1.0, spec, black),
-        "attention": TemporalAttentionSpec(1.0, spec),
+        "target": target_latent(1.0, loaded.vae, black),
+        "contrast": contrastive_frames(1.0, spec, black),
+        "attention": temporal_attention(1.0, spec),
     }
 
 
@@ -58,7 +58,7 @@ def gradients(
     found, slopes = {}, {}
     with autograd_session():
         surrogates = Surrogates()
-        built = {name: spec.build(surrogates) for name, spec in losses.items()}
+        built = {name: spec.make(surrogates) for name, spec in losses.items()}
         with surrogates.resident(height=SIDE, width=SIDE, low_memory=low_memory):
             clean, changed = Observation(photo.clone()), (photo + 0.02 * randn(*photo.shape, seed=4)).clamp(0.01, 0.99)
 
@@ -142,13 +142,14 @@ def sampled(loaded: Loaded, picture: Tensor, *, catch: bool = False) -> tuple[Te
 def test_the_model_is_told_exactly_what_core_tells_it(loaded: Loaded, photo: Tensor) -> None:
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.video.model import video_setup
 
     _, (theirs, *_) = sampled(loaded, photo, catch=True)
     with autograd_session():
         surrogates = Surrogates()
-        model = surrogates.video_setup(loaded.spec()).model
+        model = video_setup(surrogates, loaded.spec()).model
         with surrogates.resident(height=SIDE, width=SIDE, low_memory=False):
-            told = model.told(photo.clone().requires_grad_())
+            told = model.conditioned(photo.clone().requires_grad_())
     ours = {**told.fixed, **told.varying}
     latents = ours.pop("latent_image", None)
     assert any(tensor.requires_grad for tensor in told.varying.values())
@@ -188,7 +189,7 @@ def test_losses_improve(loaded: Loaded, photo: Tensor, names: tuple[str, ...]) -
         surrogates = Surrogates()
         terms = []
         for name in names:
-            loss = chosen[name].build(surrogates)
+            loss = chosen[name].make(surrogates)
             if hasattr(loss, "setup"):
                 loss = replace(loss, setup=replace(loss.setup, levels=(0.5,)))
             terms.append(Term(name, chosen[name].weight, loss, scaled=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,14 +10,16 @@ import pytest
 import torch
 from stillguard.engine import RGB, Objective, Observation, Sign, Term, protect
 from stillguard.engine.draws import SeededDraws
-from stillguard.engine.losses.i2vguard import ContrastiveFrames, L2Penalty, TargetLatent, TemporalAttention, VideoSetup
+from stillguard.engine.losses.i2vguard import ContrastiveFrames, L2Penalty, TargetLatent, TemporalAttention
 from stillguard.engine.observation import Features
+from stillguard.engine.surrogates.denoiser import Tap, VideoSetup
 from support import RandomEncoder
 from torch import Tensor
 from torch.nn import functional as F
 
 VAE = RandomEncoder(0).double()
 FRAMES = 4
+TAPS = [Tap("attention", 0)]
 
 
 class SmallVideoModel:
@@ -39,13 +42,13 @@ class SmallVideoModel:
     def noised(self, latents: Tensor, noise: Tensor, level: float) -> Tensor:
         return (1 - level) * latents + level * noise
 
-    def estimate(self, noisy: Tensor, level: float, conditioning: Features) -> Features:
+    def estimate(self, noisy: Tensor, level: float, conditioning: Features, *, taps: Sequence[Tap] = ()) -> Features:
         self.asked.append(level)
         mixed = torch.tanh(noisy + conditioning[0][:, :, None])
         tokens = mixed.mean((3, 4)).mT
         scores = (tokens @ self.q) @ (tokens @ self.k).mT
         maps = scores.softmax(dim=-1)
-        return torch.einsum("bfg,bcghw->bcfhw", maps, mixed) * (1 - level), maps
+        return torch.einsum("bfg,bcghw->bcfhw", maps, mixed) * (1 - level), *(maps for _ in taps)
 
 
 @pytest.fixture
@@ -72,7 +75,7 @@ def test_the_equations_by_hand(setup: VideoSetup, clean: Tensor, adversarial: Te
     model, index = setup.model, SeededDraws(5).integer("video", len(setup.levels))
     level, prior = setup.levels[index], model.prior(clean)
     noisy = setup.start(Observation(clean), index)
-    (x_src, a_src), (x_adv, a_adv) = (model.estimate(noisy, level, model.condition(image)) for image in (clean, adversarial))
+    (x_src, a_src), (x_adv, a_adv) = (model.estimate(noisy, level, model.condition(image), taps=TAPS) for image in (clean, adversarial))
 
     def mse(a: Tensor, b: Tensor) -> float:
         return float(np.mean((a.numpy() - b.numpy()) ** 2))
@@ -81,7 +84,7 @@ def test_the_equations_by_hand(setup: VideoSetup, clean: Tensor, adversarial: Te
     black = model.still(torch.zeros_like(clean))
     expected = mse(x_adv, black) + max(0.0, 2 * mse(x_src, prior) - mse(x_adv, prior))
     assert value(ContrastiveFrames(setup, dark), clean, adversarial) == pytest.approx(expected, rel=1e-5)
-    assert value(TemporalAttention(setup), clean, adversarial) == pytest.approx(mse(a_adv, a_src), rel=1e-5)
+    assert value(TemporalAttention(setup, (0,)), clean, adversarial) == pytest.approx(mse(a_adv, a_src), rel=1e-5)
     assert value(TargetLatent(VAE, dark), clean, adversarial) == pytest.approx(
         mse(VAE.encode(adversarial), VAE.encode(torch.zeros_like(clean))), rel=1e-5
     )
@@ -102,7 +105,7 @@ def losses(setup: VideoSetup, clean: Tensor) -> dict[str, object]:
     return {
         "target": TargetLatent(VAE, black),
         "contrast": ContrastiveFrames(setup, black),
-        "attention": TemporalAttention(setup),
+        "attention": TemporalAttention(setup, (0,)),
         "penalty": L2Penalty(),
     }
 
@@ -126,9 +129,9 @@ def test_staged_backward_is_the_plain_one(setup: VideoSetup, clean: Tensor, adve
     model, index = setup.model, SeededDraws(5).integer("video", len(setup.levels))
     noisy, level, prior = setup.start(Observation(clean), index), setup.levels[index], model.prior(clean)
     with torch.no_grad():
-        x_src, a_src = model.estimate(noisy, level, model.condition(clean))
+        x_src, a_src = model.estimate(noisy, level, model.condition(clean), taps=TAPS)
         black, still = VAE.encode(torch.zeros_like(clean)), model.still(torch.zeros_like(clean))
-    x_adv, a_adv = model.estimate(noisy, level, model.condition(plain))
+    x_adv, a_adv = model.estimate(noisy, level, model.condition(plain), taps=TAPS)
     contrast = F.mse_loss(x_adv, still) + (2 * F.mse_loss(x_src, prior) - F.mse_loss(x_adv, prior)).clamp_min(0)
     total = -F.mse_loss(VAE.encode(plain), black) - 2 * contrast + 3 * F.mse_loss(a_adv, a_src) - 4 * F.mse_loss(plain, clean)
     total.backward()
@@ -136,7 +139,7 @@ def test_staged_backward_is_the_plain_one(setup: VideoSetup, clean: Tensor, adve
 
 
 def test_terms_share_one_estimate_and_the_clean_one_is_kept(setup: VideoSetup, clean: Tensor, adversarial: Tensor) -> None:
-    objective = Objective((Term("a", 1.0, TemporalAttention(setup)), Term("c", -1.0, ContrastiveFrames(setup, clean * 0))))
+    objective = Objective((Term("a", 1.0, TemporalAttention(setup, (0,))), Term("c", -1.0, ContrastiveFrames(setup, clean * 0))))
     reference = Observation(clean)
     for draw in range(40):
         objective.backward(reference, Observation(adversarial.clone().requires_grad_(), draws=SeededDraws(draw)))

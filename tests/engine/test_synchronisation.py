@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from stillguard.engine.animators.pose_animator import last_timesteps, load_pose_
 from stillguard.engine.losses import dormant, i2vguard
 from stillguard.engine.objective import Loss
 from stillguard.engine.observation import Features
+from stillguard.engine.surrogates.denoiser import Tap, VideoSetup
 from stillguard.engine.surrogates.perceptual import PerceptualNetwork
 from stillguard.engine.surrogates.reference_net import load_reference_net
 from stillguard.engine.transforms import JPEG, GaussianBlur, GaussianNoise, ResizeBack, Transform
@@ -44,9 +46,9 @@ class Video(nn.Module):
     def noised(self, latents: Tensor, noise: Tensor, level: float) -> Tensor:
         return (1 - level) * latents + level * noise
 
-    def estimate(self, noisy: Tensor, level: float, conditioning: Features) -> Features:
+    def estimate(self, noisy: Tensor, level: float, conditioning: Features, *, taps: Sequence[Tap] = ()) -> Features:
         estimate = noisy * conditioning[0][:, :, None]
-        return estimate, estimate.flatten(3).mT.softmax(-1)
+        return estimate, *(estimate.flatten(3).mT.softmax(-1) for _ in taps)
 
 
 class OneMap(nn.Module):
@@ -68,7 +70,7 @@ def losses(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     vae, clip = RandomEncoder().to(META), RandomEncoder(1, channels=32).to(META)
     setup, pose = dormant.ReferenceSetup(net, vae, clip), torch.rand(1, 3, 64, 64, device=META)
     lpips = PerceptualNetwork(OneMap(), [nn.Conv2d(4, 1, 1)])
-    video = i2vguard.VideoSetup(Video().to(META))
+    video = VideoSetup(Video().to(META))
     picture = torch.zeros(1, 3, 64, 64, device=META)
     return {
         "VAE latent": dormant.VAELatent(vae),
@@ -78,7 +80,7 @@ def losses(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         "frames": dormant.FrameIncoherence(animator, setup, pose, noise_schedule().alphas_cumprod, last_timesteps(), frames=2, noised=True),
         "target latent": i2vguard.TargetLatent(vae, picture),
         "contrast": i2vguard.ContrastiveFrames(video, picture),
-        "attention": i2vguard.TemporalAttention(video),
+        "attention": i2vguard.TemporalAttention(video, (0,)),
         "L2": i2vguard.L2Penalty(),
     }
 

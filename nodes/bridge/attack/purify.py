@@ -22,9 +22,10 @@ from ....engine.purify.impress import RoundTrip, impress
 from ....engine.surrogates.perceptual import load_perceptual_network
 from ..autograd import autograd_session, ordinary
 from ..memory.devices import patched, whole
-from ..memory.room import Room, decoding_pass, perceptual_pass, vae_pass
+from ..memory.room import Room
 from ..progress import IN_SINGLE, PREVIEW_SIDE, SECONDS_BETWEEN_PREVIEWS, show_text, small, to_pillow
-from ..surrogates.views import DifferentiableVAE, refuse_other_than_pictures
+from ..surrogates.perceptual import perceptual_pass
+from ..surrogates.vae import DifferentiableVAE, decoding_pass, refuse_other_than_pictures, vae_pass
 
 
 class Watch:

@@ -26,7 +26,7 @@ from ....engine.metrics.measure import Measure, Unavailable
 from ....engine.picture import split_alpha
 from ..memory.devices import bring, is_whole, patched
 from ..progress import show_text
-from ..surrogates.views import embedding_width
+from ..surrogates.clip_vision import embedding_width
 
 SECONDS_BETWEEN_TEXTS = 0.5
 # Core keeps at least twice as much free for whoever computes.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ....engine.metrics.visibility import LPIPS_LONGEST, NotMeasured, Visibility, copy_visibility
+from ..surrogates.perceptual import perceptual_view
 from ..surrogates.residents import Surrogates
 
 
@@ -17,7 +18,7 @@ from ..surrogates.residents import Surrogates
 def measure_visibility(pairs: Iterable[tuple[Tensor, Tensor]], *, lpips_backbone: Path | None) -> list[Visibility | NotMeasured]:
     """Of each pair, a clean picture [1,C,H,W] and its copy [1,C,h,w]; LPIPS with the given VGG16 file, or left out."""
     surrogates = Surrogates()
-    network = None if lpips_backbone is None else surrogates.perceptual(lpips_backbone, measuring=True)
+    network = None if lpips_backbone is None else perceptual_view(surrogates, lpips_backbone, measuring=True)
     device = comfy.model_management.get_torch_device()
     with surrogates.resident(height=LPIPS_LONGEST, width=LPIPS_LONGEST, low_memory=False):
         return [copy_visibility(clean.to(device), copy.to(device), lpips=network) for clean, copy in pairs]

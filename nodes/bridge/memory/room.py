@@ -6,27 +6,20 @@ how close it comes.
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import comfy.model_management
 import psutil
 import torch
 from torch import Tensor, nn
 
-from ....engine.animators.pose_animator import PoseAnimator, last_timesteps
 from ....engine.compute.memory import META, Footprint, footprint, send_back, weightless
-from ....engine.observation import Features, LatentEncoder, Observation
-from ....engine.surrogates.perceptual import PerceptualNetwork
-from ....engine.surrogates.reference_net import ReferenceNet
-from ....engine.surrogates.sd_unet import spatial_blocks
-from ..surrogates.views import DifferentiableCLIPVision, DifferentiableVAE
-from ..video.model import DifferentiableVideoModel
+from ....engine.observation import Features, Observation
 
 log = logging.getLogger("stillguard")
 Warn = Callable[[str], object]
@@ -35,12 +28,30 @@ GB = 1e9
 USABLE = 0.9
 
 
+class Checkpointed(Protocol):
+    """Recomputes its activations in the backward pass while `checkpointing` is set."""
+
+    checkpointing: bool
+
+
+@contextmanager
+def checkpointing(network: Checkpointed | None, wanted: bool) -> Iterator[None]:
+    if network is None:
+        yield
+        return
+    before, network.checkpointing = network.checkpointing, wanted
+    try:
+        yield
+    finally:
+        network.checkpointing = before
+
+
 @dataclass(frozen=True)
 class Pass:
     """What a surrogate computes of one picture, and keeps until the picture's gradient has come back.
 
     kind: passes of one kind follow each other, those of different kinds hold their graphs together. networks: all that take part.
-    ask: what is asked of an observation. clean: of how many results the clean picture's stay. checkpointing: what recomputes with low
+    ask: what is asked of an observation. clean: of how many results the clean picture's stay. checkpointed: what recomputes with low
     memory.
     """
 
@@ -48,11 +59,11 @@ class Pass:
     networks: tuple[nn.Module, ...]
     ask: Callable[[Observation], Features]
     clean: int = 1
-    checkpointing: PoseAnimator | DifferentiableVideoModel | None = None
+    checkpointed: Checkpointed | None = None
 
     def footprint(self, height: int, width: int, *, low_memory: bool) -> Footprint:
         """For a photo that is seen at this size, forward and backward as the engine goes. Call inside `autograd_session`."""
-        with weightless(self.networks), _free_memory_known(), _checkpointing(self.checkpointing, low_memory):
+        with weightless(self.networks), _free_memory_known(), checkpointing(self.checkpointed, low_memory):
             seen = Observation(torch.empty(1, 3, height, width, device=META).requires_grad_(), low_memory=low_memory)
 
             def backward(features: Sequence[Tensor]) -> None:
@@ -177,104 +188,6 @@ def _counted(each: Pass, height: int, width: int, low_memory: bool) -> Footprint
     except Exception as error:  # Whatever an operation of other packs does with tensors that have no values.
         log.warning("How much memory the %s takes could not be counted: %s.", each.kind, error)
         return None
-
-
-def vae_pass(view: DifferentiableVAE, encoder: LatentEncoder | None = None) -> Pass:
-    """encoder: through which the view is asked, such as in tiles."""
-    return Pass("VAE", (view.patcher.model,), lambda seen: (seen.latent(encoder or view),))
-
-
-def decoding_pass(view: DifferentiableVAE) -> Pass:
-    def ask(seen: Observation) -> Features:
-        sides = (-(-side // view.multiple) for side in seen.image.shape[-2:])
-        latent = torch.empty(1, view.socket.latent_channels, *sides, device=META).requires_grad_()
-        return seen.features(view, "decoded", lambda: (view.decode(latent),))
-
-    return Pass("VAE's decoder", (view.patcher.model,), ask, clean=0)
-
-
-def clip_vision_pass(view: DifferentiableCLIPVision) -> Pass:
-    return Pass("image encoder", (view.patcher.model,), lambda seen: (seen.embedding(view),))
-
-
-def perceptual_pass(network: PerceptualNetwork) -> Pass:
-    def ask(seen: Observation) -> Features:
-        return seen.features(network, "untransformed", lambda: network.activations(seen.untransformed))
-
-    return Pass("LPIPS", (network,), ask)
-
-
-def reference_pass(net: ReferenceNet, *, rows: int = 1) -> Pass:
-    """rows: 2 with the unconditional one, which only Dormant's official code has."""
-    of_image = net.format.context == "image"
-
-    def ask(seen: Observation) -> Features:
-        latent = torch.empty(rows, 4, *_eighth(seen), device=META).requires_grad_()
-        context = torch.empty(rows, 1 if of_image else 77, net.context_dim, device=META).requires_grad_(of_image)
-        return seen.features(net, "reference", lambda: net(latent, 0, context))
-
-    return Pass("ReferenceNet", (net,), ask, clean=len(last_timesteps()) if net.format.timestep is None else 1)
-
-
-def animator_pass(animator: PoseAnimator, *, frames: int) -> Pass:
-    """The row of a clip that depends on the picture: through its ReferenceNet's features and its embedding."""
-
-    def ask(seen: Observation) -> Features:
-        height, width = _eighth(seen)
-        noisy, context = torch.empty(1, 4, frames, height, width, device=META), torch.empty(1, 1, animator.context_dim, device=META)
-        pose = torch.empty(frames, animator.unet.config["block_out_channels"][0], height, width, device=META)
-        return (animator.denoise(noisy, 0, context.requires_grad_(), pose, _bank(animator, height, width)),)
-
-    return Pass("animator", (animator,), ask, clean=0, checkpointing=animator)
-
-
-def _eighth(seen: Observation) -> tuple[int, int]:
-    """Sides of the picture's latents."""
-    return seen.image.shape[-2] // 8, seen.image.shape[-1] // 8
-
-
-def _bank(animator: PoseAnimator, height: int, width: int) -> dict[str, Tensor]:
-    """Shapes of what the animator's ReferenceNet reads in latents of this size."""
-    deepest = len(animator.unet.down_blocks) - 1
-
-    def feature(name: str, block: Any) -> Tensor:
-        part, index = name.split(".")[:2]
-        level = {"down_blocks": int(index), "up_blocks": deepest - int(index)}[part] if index.isdigit() else deepest
-        tokens = -(-height // 2**level) * -(-width // 2**level)
-        return torch.empty(1, tokens, block.norm1.normalized_shape[0], device=META).requires_grad_()
-
-    return {name: feature(name, block) for name, block in spatial_blocks(animator.unet)}
-
-
-def video_pass(view: DifferentiableVideoModel, encoders: Sequence[DifferentiableVAE | DifferentiableCLIPVision]) -> Pass:
-    """encoders: those that its conditioning goes through."""
-
-    def ask(seen: Observation) -> Features:
-        # A twin, so that what it is told of nothing stays here.
-        asked = copy.copy(view)
-
-        def condition() -> Features:
-            # Parts such as a prompt do not come from the picture.
-            return tuple(tensor.to(META) for tensor in asked.condition(seen.image))
-
-        with torch.no_grad():
-            noisy = torch.empty(view.conditioner.prepare(seen.image).samples.shape, device=META)
-        told = seen.features(view.conditioner, "conditioning", condition)
-        return seen.features(view, "estimate", lambda: asked.estimate(noisy, 0.5, told))
-
-    return Pass("video", (view.unet, *(encoder.patcher.model for encoder in encoders)), ask, clean=4, checkpointing=view)
-
-
-@contextmanager
-def _checkpointing(network: PoseAnimator | DifferentiableVideoModel | None, wanted: bool) -> Iterator[None]:
-    if network is None:
-        yield
-        return
-    before, network.checkpointing = network.checkpointing, wanted
-    try:
-        yield
-    finally:
-        network.checkpointing = before
 
 
 @contextmanager

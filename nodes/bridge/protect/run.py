@@ -9,32 +9,19 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ....engine.animators.pose_animator import PoseAnimator
 from ....engine.attack import Step, protect
 from ....engine.compute.half import HalfPrecisionError
 from ....engine.draws import following
-from ....engine.objective import Objective, Term
+from ....engine.objective import Objective
 from ....engine.observation import WorkingSize
 from ....engine.picture import LEVELS, amplified, check_finite, resize, split_alpha, squash
 from ....engine.space import RGB
-from ....engine.surrogates.perceptual import PerceptualNetwork
-from ....engine.surrogates.reference_net import ReferenceNet
 from ....engine.transforms import EoT
 from ....engine.update import Update
-from ...sockets import Losses
 from ..autograd import autograd_session, ordinary
 from ..progress import IN_SINGLE, Progress
 from ..surrogates.residents import Surrogates
-from ..surrogates.views import DifferentiableVAE
-from ..video.model import DifferentiableVideoModel
-
-_NAMES: dict[type, str] = {
-    DifferentiableVAE: "The VAE",
-    DifferentiableVideoModel: "The video model",
-    ReferenceNet: "The ReferenceNet",
-    PoseAnimator: "The pose animator",
-    PerceptualNetwork: "LPIPS's network",
-}
+from .losses import Losses, check_losses, objective_of
 
 
 @dataclass(frozen=True)
@@ -60,7 +47,7 @@ def protect_images(
     cancelled.
     """
     out = comfy.model_management.intermediate_device()
-    _check_batch(images, losses)
+    check_losses(losses, photos=images.shape[0])
     with autograd_session():
         clean = ordinary(images).movedim(-1, 1).float()
         check_finite(clean)
@@ -90,7 +77,7 @@ def _protect_rest(
     """
     device, out = comfy.model_management.get_torch_device(), comfy.model_management.intermediate_device()
     surrogates = Surrogates(in_single)
-    objective = _objective(losses, surrogates)
+    objective = objective_of(losses, surrogates)
     working_size = WorkingSize(longest=settings.longest, multiple=surrogates.multiple)
     height, width = working_size.size(clean.shape[-2], clean.shape[-1])
     try:
@@ -101,8 +88,9 @@ def _protect_rest(
                 steps = _Steps(clean[index][None].to(device), objective, run, working_size, own_mask, surrogates)
                 results.append(steps.run(progress, before=index * settings.steps).to(out))
     except HalfPrecisionError as error:
-        progress.warn(IN_SINGLE.format(_NAMES[type(error.network)]))
-        return surrogates.socket_of(error.network)
+        key, name = surrogates.key_of(error.network)
+        progress.warn(IN_SINGLE.format(name))
+        return key
     surrogates.keep_copies()
     return None
 
@@ -163,29 +151,6 @@ class _Steps:
                 "No step could change the picture, because every gradient was zero or not finite: "
                 "check that the models of the connected losses are complete and that one of them has a weight above 0."
             )
-
-
-def _objective(losses: Losses, surrogates: Surrogates) -> Objective:
-    """Engine terms; a name that occurs again is numbered."""
-    if not any(spec.drives and spec.weight for spec in losses):
-        raise ValueError(
-            "Nothing drives the protection, because only penalties are connected or every weight is 0: "
-            "connect a loss such as VAE Latent Loss with a weight above 0."
-        )
-    terms: list[Term] = []
-    # A loss without weight is not even built, so that its models take no memory.
-    for spec in (spec for spec in losses if spec.weight):
-        again = sum(term.name.split(" #")[0] == spec.name for term in terms)
-        name = f"{spec.name} #{again + 1}" if again else spec.name
-        terms.append(Term(name, spec.weight, spec.build(surrogates), scaled=getattr(spec, "scaled", False)))
-    return Objective(tuple(terms))
-
-
-def _check_batch(images: Tensor, losses: Losses) -> None:
-    if images.shape[0] > 1 and any(spec.one_photo for spec in losses if spec.weight):
-        raise ValueError(
-            f"There are {images.shape[0]} photos, and the frame loss has the pose of one: protect them one by one, or set its weight to 0."
-        )
 
 
 def matching_mask(mask: Tensor, clean: Tensor, budget: float) -> Tensor:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import comfy.utils
 import torch
 from torch import Tensor
 
 from ..autograd import ordinary
-from .families import Conditioning, Family, Prepared, Request
+from ..surrogates.denoiser import Conditioning, owned
+from .families import Family, Prepared, Request
 from .stand_ins import StandInCLIPVision, StandInVAE
 
 
@@ -59,7 +59,7 @@ class Conditioner:
         factor = self.vae.spacial_compression_encode()
         tall, wide = (side // factor for side in self.sides(height, width))
         channels, length = self.vae.latent_channels, self._size.length
-        if self._family.patch is None:
+        if self.vae.latent_dim == 2:
             return (length, channels, tall, wide)
         return (1, channels, (length - 1) // self._family.stride + 1, tall, wide)
 
@@ -77,16 +77,3 @@ class Conditioner:
             return latents
         # Some families have the reference as one more frame in front.
         return torch.cat([latents[:, :, :1].repeat(1, 1, samples.shape[2] - latents.shape[2], 1, 1), latents], dim=2)
-
-
-def owned(conditioning: Conditioning) -> Conditioning:
-    """With ordinary tensors: those of another node are inference tensors. Call inside `autograd_session`."""
-    return [[_owned(part) for part in pair] for pair in conditioning]
-
-
-def _owned(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return ordinary(value)
-    if isinstance(value, dict):
-        return {key: _owned(item) for key, item in value.items()}
-    return [_owned(item) for item in value] if isinstance(value, list) else value

@@ -12,7 +12,7 @@ import torch
 from comfy_extras import nodes_hunyuan, nodes_lt, nodes_video_model, nodes_wan
 from torch import Tensor
 
-Conditioning = list[list[Any]]
+from ..surrogates.denoiser import Conditioning
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ class Family:
     """One way to prepare a picture.
 
     models: classes in comfy.model_base. stride: a video has 1 + a multiple of it frames, or any number for 1. multiple: of both sides.
-    clip: whether an image encoder is needed. text: whether a prompt's conditioning is. patch: side of the square of latents that is
-    one token; None where attention between frames is one of its own, as in video UNets.
+    clip: whether an image encoder is needed. text: whether a prompt's conditioning is.
     """
 
     name: str
@@ -55,7 +54,6 @@ class Family:
     multiple: int
     clip: Literal["needed", "optional", "unused"]
     text: bool
-    patch: int | None
 
 
 def _svd(given: Request) -> Prepared:
@@ -117,11 +115,11 @@ def _hunyuan(guidance: str) -> Callable[[Request], Prepared]:
 _HUNYUAN_CONCAT = ("HunyuanVideoI2V", "HunyuanVideoSkyreelsI2V")
 # A new family is one entry. Of several for one model, the first is chosen where nothing else is.
 FAMILIES = (
-    Family("SVD", ("SVD_img2vid",), _svd, 1, 8, "needed", text=False, patch=None),
-    Family("Wan", ("WAN21",), _wan, 4, 16, "optional", text=True, patch=2),
-    Family("Wan Animate", ("WAN22_Animate",), _wan_animate, 4, 16, "optional", text=True, patch=2),
-    Family("CogVideoX", ("CogVideoX",), _cogvideox, 4, 16, "unused", text=True, patch=2),
-    Family("LTX", ("LTXV",), _ltx, 8, 32, "unused", text=True, patch=1),
-    Family("Hunyuan (concat)", _HUNYUAN_CONCAT, _hunyuan("v1 (concat)"), 4, 16, "unused", text=True, patch=2),
-    Family("Hunyuan (replace)", ("HunyuanVideo", "HunyuanVideoI2V"), _hunyuan("v2 (replace)"), 4, 16, "unused", text=True, patch=2),
+    Family("SVD", ("SVD_img2vid",), _svd, 1, 8, "needed", text=False),
+    Family("Wan", ("WAN21",), _wan, 4, 16, "optional", text=True),
+    Family("Wan Animate", ("WAN22_Animate",), _wan_animate, 4, 16, "optional", text=True),
+    Family("CogVideoX", ("CogVideoX",), _cogvideox, 4, 16, "unused", text=True),
+    Family("LTX", ("LTXV",), _ltx, 8, 32, "unused", text=True),
+    Family("Hunyuan (concat)", _HUNYUAN_CONCAT, _hunyuan("v1 (concat)"), 4, 16, "unused", text=True),
+    Family("Hunyuan (replace)", ("HunyuanVideo", "HunyuanVideoI2V"), _hunyuan("v2 (replace)"), 4, 16, "unused", text=True),
 )

@@ -1,31 +1,34 @@
-"""A MODEL socket with its conditioning, as I2VGuard's losses ask for it."""
+"""An image-to-video MODEL behind its own conditioning, as losses on videos ask for it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
+import comfy.clip_vision
 import comfy.model_management
 import comfy.sample
-import comfy.sampler_helpers
-import comfy.samplers
-import comfy.utils
+import comfy.sd
 import latent_preview
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor
 
-from ....engine.compute.half import with_scaled_gradient
-from ....engine.observation import Features
-from ..memory.copies import independent_copy, keep
-from ..memory.precision import cast_denoiser
-from .conditioner import Conditioner
+from ....engine.compute.memory import META
+from ....engine.observation import Features, Observation
+from ....engine.surrogates.denoiser import Tap, VideoSetup
+from ..memory.room import Pass
+from ..surrogates.clip_vision import DifferentiableCLIPVision, clip_vision_view
+from ..surrogates.denoiser import Conditioned, Conditioning, DifferentiableDenoiser, denoiser_resident
+from ..surrogates.residents import Surrogates
+from ..surrogates.vae import DifferentiableVAE, vae_view
+from .conditioner import Conditioner, VideoSize
 from .families import Family
-from .taps import Taps, attention_blocks, recomputable
+from .stand_ins import StandInCLIPVision, StandInVAE
 
 _OWN = "stillguard"
 
@@ -41,68 +44,64 @@ class Sampling:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class _Told:
-    """What the model is told of a picture. varying: tensors that may depend on it; fixed: everything else."""
+@dataclass(frozen=True, eq=False)
+class VideoSurrogate:
+    """What a STILLGUARD_I2V_SURROGATE carries: a user's own image-to-video model and what conditions it.
 
-    varying: dict[str, Tensor]
-    fixed: dict[str, Any]
-    mask: Tensor | None
+    video: IMAGE [F,H,W,C] in place of a sampled prior. blocks: whose attention Temporal Attention reads.
+    """
+
+    model: ModelPatcher
+    family: Family
+    vae: comfy.sd.VAE
+    clip_vision: comfy.clip_vision.ClipVisionModel | None
+    positive: Conditioning
+    negative: Conditioning
+    size: VideoSize
+    sampling: Sampling
+    video: Tensor | None
+    blocks: tuple[int, ...]
+
+
+def video_setup(surrogates: Surrogates, surrogate: VideoSurrogate, levels: tuple[float, ...] = VideoSetup.levels) -> VideoSetup:
+    """One for each choice of levels, so that losses which agree share what the model is asked."""
+    vae = vae_view(surrogates, surrogate.vae)
+    clip = None if surrogate.clip_vision is None else clip_vision_view(surrogates, surrogate.clip_vision)
+    resident = denoiser_resident(surrogates, surrogate.model, "The video model")
+    resident.needs_encoders = True
+
+    def model() -> DifferentiableVideoModel:
+        seen = None if clip is None else StandInCLIPVision(clip)
+        conditioner = Conditioner(surrogate.family, StandInVAE(vae), seen, surrogate.positive, surrogate.negative, surrogate.size)
+        return DifferentiableVideoModel(resident.view, conditioner, sampling=surrogate.sampling, video=surrogate.video)
+
+    def setup() -> VideoSetup:
+        return VideoSetup(surrogates.once(id(surrogate), model), levels)
+
+    made = surrogates.once((id(surrogate), levels), setup)
+    resident.passes[id(surrogate), levels] = video_pass(made, [vae] if clip is None else [vae, clip])
+    return made
 
 
 class DifferentiableVideoModel:
-    """An independent copy of a MODEL behind its conditioning: the engine's VideoModel."""
+    """A denoiser behind the conditioning of its family: the engine's VideoModel.
 
-    def __init__(
-        self,
-        model: ModelPatcher,
-        family: Family,
-        conditioner: Conditioner,
-        *,
-        blocks: tuple[int, ...],
-        sampling: Sampling,
-        video: Tensor | None,
-        single: bool = False,
-    ) -> None:
-        """blocks: whose attention is tapped. video: IMAGE [F,H,W,3] that takes the place of the prior sampled from the model.
+    video: IMAGE [F,H,W,3] that takes the place of the prior sampled from the model.
+    """
 
-        single: in fp32.
-        """
-        self._source, self._single, self.conditioner = model, single, conditioner
-        self.patcher = independent_copy(model, form=single, shape=self._cast)
-        self._family, self._sampling, self._video = family, sampling, video
-        self.checkpointing = False
-        temporal = family.patch is None
-        self._tapped = [attention_blocks(self.unet, temporal=temporal)[index] for index in blocks]
-        self._recomputable = recomputable(self.unet, self._tapped, temporal=temporal)
-        self._told: _Told | None = None
-        self._sigmas: dict[float, float] = {}
-
-    def _cast(self, copied: ModelPatcher) -> None:
-        cast_denoiser(copied.model, copied.load_device, single=self._single)
-
-    def keep(self) -> None:
-        """Leave the copy for the next run."""
-        keep(self._source, self._single, self.patcher)
-
-    @property
-    def _base(self) -> Any:
-        return self.patcher.model
-
-    @property
-    def unet(self) -> nn.Module:
-        """The denoiser, UNet or transformer."""
-        network: nn.Module = self._base.diffusion_model
-        return network
+    def __init__(self, denoiser: DifferentiableDenoiser, conditioner: Conditioner, *, sampling: Sampling, video: Tensor | None) -> None:
+        self.denoiser, self.conditioner = denoiser, conditioner
+        self._sampling, self._video = sampling, video
+        self._told: Conditioned | None = None
 
     def prior(self, image: Tensor) -> Tensor:
         if self._video is not None:
-            return self._processed(self.conditioner.video(self._video, image))
-        prepared, chosen = self.conditioner.prepare(image), self._sampling
+            return self.denoiser.scaled(self.conditioner.video(self._video, image))
+        prepared, chosen, patcher = self.conditioner.prepare(image), self._sampling, self.denoiser.patcher
         noise = comfy.sample.prepare_noise(prepared.samples, chosen.seed)
-        with _nothing_loaded(self.patcher):
+        with _nothing_loaded(patcher):
             latents = comfy.sample.sample(
-                self.patcher,
+                patcher,
                 noise,
                 chosen.steps,
                 chosen.cfg,
@@ -112,93 +111,55 @@ class DifferentiableVideoModel:
                 prepared.negative,
                 prepared.samples,
                 noise_mask=prepared.mask,
-                callback=_watched(self.patcher, chosen.steps),
+                callback=_watched(patcher, chosen.steps),
                 disable_pbar=True,
                 seed=chosen.seed,
             )
-        return self._processed(latents)
+        return self.denoiser.scaled(latents)
 
     def still(self, image: Tensor) -> Tensor:
-        return self._processed(self.conditioner.still(image))
-
-    def _processed(self, latents: Tensor) -> Tensor:
-        processed: Tensor = self._base.process_latent_in(latents.to(self.patcher.load_device))
-        return processed
+        return self.denoiser.scaled(self.conditioner.still(image))
 
     def noised(self, latents: Tensor, noise: Tensor, level: float) -> Tensor:
-        noisy: Tensor = self._base.model_sampling.noise_scaling(self._sigma(level, latents), noise, latents)
-        return noisy
-
-    def _sigma(self, level: float, like: Tensor) -> Tensor:
-        if level not in self._sigmas:
-            # Some schedules read it from the device, which then has to be waited for.
-            self._sigmas[level] = float(self._base.model_sampling.percent_to_sigma(1 - level))
-        return torch.full((like.shape[0],), self._sigmas[level], device=like.device)
+        return self.denoiser.noised(latents, noise, level)
 
     def condition(self, image: Tensor) -> Features:
-        told = self.told(image)
+        conditioned = self.conditioned(image)
         # Without a graph: the encoders' may have to go before the denoiser runs.
-        self._told = replace(told, varying={name: value.detach() for name, value in told.varying.items()})
-        return tuple(told.varying.values())
+        self._told = conditioned.detached()
+        return tuple(conditioned.varying.values())
 
-    def told(self, image: Tensor) -> _Told:
+    def conditioned(self, image: Tensor) -> Conditioned:
+        """What the model is told of a picture [1,3,H,W], with its graph."""
         prepared = self.conditioner.prepare(image)
-        device = self.patcher.load_device
-        noise, mask = torch.zeros_like(prepared.samples, device=device), prepared.mask
-        latents = prepared.samples.to(device) if mask is None else self._processed(prepared.samples)
-        if mask is not None:
-            mask = comfy.sampler_helpers.prepare_mask(mask, noise.shape, device)
-        conds = comfy.samplers.encode_model_conds(
-            self._base.extra_conds,
-            comfy.sampler_helpers.convert_cond(prepared.positive),
-            noise,
-            device,
-            "positive",
-            latent_image=latents,
-            denoise_mask=mask,
-            seed=0,
-        )
-        processed = {
-            name: cond.process_cond(batch_size=noise.shape[0], area=None, device=device) for name, cond in conds[0]["model_conds"].items()
-        }
-        everything = {name: cond.cond for name, cond in processed.items()}
-        if mask is not None:
-            everything["latent_image"] = latents
-        varying = {name: value for name, value in everything.items() if isinstance(value, Tensor) and value.is_floating_point()}
-        return _Told(varying, {name: value for name, value in everything.items() if name not in varying}, mask)
+        return self.denoiser.conditioned(prepared.positive, prepared.samples, prepared.mask)
 
-    def estimate(self, noisy: Tensor, level: float, conditioning: Features) -> Features:
-        if self._base.get_dtype_inference() != torch.float16:
-            return self._estimate(noisy, level, conditioning)
-        return with_scaled_gradient(lambda *conditioning: self._estimate(noisy, level, conditioning), *conditioning, network=self)
-
-    def _estimate(self, noisy: Tensor, level: float, conditioning: Features) -> Features:
+    def estimate(self, noisy: Tensor, level: float, conditioning: Features, *, taps: Sequence[Tap] = ()) -> Features:
         if self._told is None:
             raise RuntimeError("The model was asked before it was told of a picture.")
-        told = {**self._told.fixed, **dict(zip(self._told.varying, conditioning, strict=True))}
-        latents, mask, sigma = told.pop("latent_image", None), self._told.mask, self._sigma(level, noisy)
-        if mask is not None and latents is not None:
-            kept = self._base.scale_latent_inpaint(x=noisy, sigma=sigma, noise=torch.zeros_like(noisy), latent_image=latents)
-            noisy = noisy * mask + kept * (1 - mask)
-        taps = Taps(self._tapped, frames=noisy.shape[-3] if noisy.ndim == 5 else noisy.shape[0], tokens=self._tokens(noisy))
-        options = {**self.patcher.model_options.get("transformer_options", {}), "optimized_attention_override": taps.override}
-        with taps.listening(), self._checkpointed():
-            estimate = self._base.apply_model(noisy, sigma, transformer_options={**options, "sigmas": sigma, "cond_or_uncond": [0]}, **told)
-        if mask is not None and latents is not None:
-            estimate = estimate * mask + latents * (1 - mask)
-        return (estimate.float(), *taps.maps)
+        told = replace(self._told, varying=dict(zip(self._told.varying, conditioning, strict=True)))
+        return self.denoiser.estimate(noisy, level, told, taps)
 
-    def _tokens(self, noisy: Tensor) -> int | None:
-        patch = self._family.patch
-        return None if patch is None else -(-noisy.shape[-2] // patch) * -(-noisy.shape[-1] // patch)
 
-    @contextmanager
-    def _checkpointed(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            if self.checkpointing:
-                for part in self._recomputable:
-                    stack.enter_context(_recomputed(part))
-            yield
+def video_pass(setup: VideoSetup, encoders: Sequence[DifferentiableVAE | DifferentiableCLIPVision]) -> Pass:
+    """encoders: those that the conditioning goes through."""
+    view = cast(DifferentiableVideoModel, setup.model)
+
+    def ask(seen: Observation) -> Features:
+        # A twin, so that what it is told of nothing stays here.
+        asked = copy.copy(view)
+
+        def condition() -> Features:
+            # Parts such as a prompt do not come from the picture.
+            return tuple(tensor.to(META) for tensor in asked.condition(seen.image))
+
+        with torch.no_grad():
+            noisy = torch.empty(view.conditioner.prepare(seen.image).samples.shape, device=META)
+        told = seen.features(view.conditioner, "conditioning", condition)
+        return seen.features(view, "estimate", lambda: asked.estimate(noisy, 0.5, told, taps=setup.taps))
+
+    networks = (view.denoiser.network, *(encoder.patcher.model for encoder in encoders))
+    return Pass("video", networks, ask, clean=len(setup.levels), checkpointed=view.denoiser)
 
 
 def _watched(patcher: ModelPatcher, steps: int) -> Callable[[int, Tensor, Tensor, int], None]:
@@ -228,14 +189,3 @@ def _nothing_loaded(patcher: ModelPatcher) -> Iterator[None]:
         yield
     finally:
         patcher.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, _OWN)
-
-
-@contextmanager
-def _recomputed(block: nn.Module) -> Iterator[None]:
-    """While it lasts, the block keeps its inputs instead of its activations."""
-    forward = block.forward
-    block.forward = lambda *args, **kwargs: checkpoint(forward, *args, use_reentrant=False, **kwargs)
-    try:
-        yield
-    finally:
-        del block.forward

@@ -7,7 +7,8 @@ from typing import Any
 import comfy.clip_vision
 from torch import Tensor
 
-from ..surrogates.views import DifferentiableCLIPVision, DifferentiableVAE
+from ..surrogates.clip_vision import DifferentiableCLIPVision
+from ..surrogates.vae import DifferentiableVAE
 
 
 class StandInVAE:

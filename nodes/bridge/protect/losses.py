@@ -1,0 +1,52 @@
+"""What a loss node returns, and the objective that a run makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ....engine.objective import Loss, Objective, Term
+from ..surrogates.residents import Surrogates
+
+
+@dataclass(frozen=True, eq=False)
+class LossSpec:
+    """One loss of a STILLGUARD_LOSS, which carries a tuple of these: immutable, and without a network of its own.
+
+    weight: signed, positive is maximised. make: the engine's loss over differentiable views of the sockets that it was made with; called
+    once for each run, and not at all without a weight. drives: False for a penalty, which can only hold a picture back. one_photo: why the
+    loss belongs to one photo, so that a batch cannot share it, such as "the frame loss has the pose of one". scaled: see engine's Term.
+    """
+
+    name: str
+    weight: float
+    make: Callable[[Surrogates], Loss]
+    drives: bool = True
+    one_photo: str | None = None
+    scaled: bool = False
+
+
+Losses = tuple[LossSpec, ...]
+
+
+def check_losses(losses: Losses, *, photos: int) -> None:
+    """Raises ValueError where nothing drives the picture, or a loss belongs to one photo and there are several."""
+    if not any(spec.drives and spec.weight for spec in losses):
+        raise ValueError(
+            "Nothing drives the protection, because only penalties are connected or every weight is 0: "
+            "connect a loss such as VAE Latent Loss with a weight above 0."
+        )
+    for spec in losses:
+        if photos > 1 and spec.weight and spec.one_photo is not None:
+            raise ValueError(f"There are {photos} photos, and {spec.one_photo}: protect them one by one, or set its weight to 0.")
+
+
+def objective_of(losses: Losses, surrogates: Surrogates) -> Objective:
+    """The engine's terms; a name that occurs again is numbered."""
+    terms: list[Term] = []
+    # A loss without weight is not even built, so that its models take no memory.
+    for spec in (spec for spec in losses if spec.weight):
+        again = sum(term.name.split(" #")[0] == spec.name for term in terms)
+        name = f"{spec.name} #{again + 1}" if again else spec.name
+        terms.append(Term(name, spec.weight, spec.make(surrogates), scaled=spec.scaled))
+    return Objective(tuple(terms))

@@ -1,0 +1,164 @@
+"""Any diffusion or flow MODEL of core with gradients: noise levels, the estimate of what is clean, and taps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import comfy.sampler_helpers
+import comfy.samplers
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor, nn
+
+from ....engine.compute.half import with_scaled_gradient
+from ....engine.observation import Features
+from ....engine.surrogates.denoiser import Tap
+from ..autograd import ordinary
+from ..memory.copies import independent_copy, keep
+from ..memory.precision import cast_denoiser
+from .residents import Resident, Surrogates
+from .taps import Recorder, recomputable, recomputed
+
+Conditioning = list[list[Any]]
+"""What a CONDITIONING socket carries."""
+
+
+@dataclass(frozen=True)
+class Conditioned:
+    """What a model is told beside the noisy latents, as its `apply_model` takes it.
+
+    varying: tensors that gradients may flow through; fixed: everything else. mask: 1 where latents are sampled, None where all are; where
+    it is 0 the `latent_image` among `varying` stays.
+    """
+
+    varying: dict[str, Tensor]
+    fixed: dict[str, Any]
+    mask: Tensor | None = None
+
+    def detached(self) -> Conditioned:
+        return replace(self, varying={name: value.detach() for name, value in self.varying.items()})
+
+
+class DifferentiableDenoiser:
+    """An independent copy of a MODEL: the engine's Denoiser. single: in fp32."""
+
+    def __init__(self, model: ModelPatcher, *, single: bool = False) -> None:
+        self._source, self._single = model, single
+        self.patcher = independent_copy(model, form=single, shape=self._cast)
+        self.checkpointing = False
+        self._sigmas: dict[float, float] = {}
+
+    def _cast(self, copied: ModelPatcher) -> None:
+        cast_denoiser(copied.model, copied.load_device, single=self._single)
+
+    def keep(self) -> None:
+        """Leave the copy for the next run."""
+        keep(self._source, self._single, self.patcher)
+
+    @property
+    def model(self) -> Any:
+        """Core's own around the network."""
+        return self.patcher.model
+
+    @property
+    def network(self) -> nn.Module:
+        """UNet or transformer."""
+        network: nn.Module = self.model.diffusion_model
+        return network
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.patcher.load_device
+        return device
+
+    def scaled(self, latents: Tensor) -> Tensor:
+        """As a VAE gives them -> as the model has them, on its device."""
+        processed: Tensor = self.model.process_latent_in(latents.to(self.device))
+        return processed
+
+    def noised(self, latents: Tensor, noise: Tensor, level: float) -> Tensor:
+        noisy: Tensor = self.model.model_sampling.noise_scaling(self.sigma(level, latents), noise, latents)
+        return noisy
+
+    def sigma(self, level: float, like: Tensor) -> Tensor:
+        """[B] of latents [B,...]."""
+        if level not in self._sigmas:
+            # Some schedules read it from the device, which then has to be waited for.
+            self._sigmas[level] = float(self.model.model_sampling.percent_to_sigma(1 - level))
+        return torch.full((like.shape[0],), self._sigmas[level], device=like.device)
+
+    def conditioned(self, conditioning: Conditioning, samples: Tensor, mask: Tensor | None = None) -> Conditioned:
+        """samples: latents as conditioning nodes give them, in whose shape the model is asked; with a mask what stays where it is 0."""
+        noise = torch.zeros_like(samples, device=self.device)
+        latents = samples.to(self.device) if mask is None else self.scaled(samples)
+        if mask is not None:
+            mask = comfy.sampler_helpers.prepare_mask(mask, noise.shape, self.device)
+        conds = comfy.samplers.encode_model_conds(
+            self.model.extra_conds,
+            comfy.sampler_helpers.convert_cond(conditioning),
+            noise,
+            self.device,
+            "positive",
+            latent_image=latents,
+            denoise_mask=mask,
+            seed=0,
+        )
+        processed = {
+            name: cond.process_cond(batch_size=noise.shape[0], area=None, device=self.device)
+            for name, cond in conds[0]["model_conds"].items()
+        }
+        everything = {name: cond.cond for name, cond in processed.items()}
+        if mask is not None:
+            everything["latent_image"] = latents
+        varying = {name: value for name, value in everything.items() if isinstance(value, Tensor) and value.is_floating_point()}
+        return Conditioned(varying, {name: value for name, value in everything.items() if name not in varying}, mask)
+
+    def estimate(self, noisy: Tensor, level: float, told: Conditioned, taps: Sequence[Tap] = ()) -> Features:
+        """The estimate of the clean latents, fp32 and shaped like `noisy`, then the taps."""
+
+        def ask(noisy: Tensor, *varying: Tensor) -> Features:
+            return self._estimate(noisy, level, replace(told, varying=dict(zip(told.varying, varying, strict=True))), taps)
+
+        if self.model.get_dtype_inference() != torch.float16:
+            return ask(noisy, *told.varying.values())
+        return with_scaled_gradient(ask, noisy, *told.varying.values(), network=self)
+
+    def _estimate(self, noisy: Tensor, level: float, told: Conditioned, taps: Sequence[Tap]) -> Features:
+        given, mask, sigma = {**told.fixed, **told.varying}, told.mask, self.sigma(level, noisy)
+        latents = given.pop("latent_image", None)
+        if mask is not None and latents is not None:
+            kept = self.model.scale_latent_inpaint(x=noisy, sigma=sigma, noise=torch.zeros_like(noisy), latent_image=latents)
+            noisy = noisy * mask + kept * (1 - mask)
+        recorder = Recorder(self.network, taps, noisy.shape)
+        options = {**self.patcher.model_options.get("transformer_options", {}), "optimized_attention_override": recorder.attend}
+        options |= {"sigmas": sigma, "cond_or_uncond": [0]}
+        with recorder.listening(), recomputed(recomputable(self.network, taps) if self.checkpointing else ()):
+            estimate = self.model.apply_model(noisy, sigma, transformer_options=options, **given)
+        if mask is not None and latents is not None:
+            estimate = estimate * mask + latents * (1 - mask)
+        return (estimate.float(), *recorder.read)
+
+
+def denoiser_resident(surrogates: Surrogates, model: ModelPatcher, name: str = "The diffusion model") -> Resident[DifferentiableDenoiser]:
+    """The model of a socket, one copy however many surrogate nodes it is connected to."""
+
+    def make(single: bool) -> Resident[DifferentiableDenoiser]:
+        view = DifferentiableDenoiser(model, single=single)
+        return Resident(name, view, view.patcher, network=view.network, checkpointed=view, in_place=True, keep=view.keep)
+
+    return surrogates.get(id(model), make)
+
+
+def owned(conditioning: Conditioning) -> Conditioning:
+    """With ordinary tensors: those of another node are inference tensors. Call inside `autograd_session`."""
+    return [[_owned(part) for part in pair] for pair in conditioning]
+
+
+def _owned(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return ordinary(value)
+    if isinstance(value, dict):
+        return {key: _owned(item) for key, item in value.items()}
+    return [_owned(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,155 @@
+"""What losses read inside of core's denoisers while these run: attention through core's own override, outputs through hooks."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.utils.checkpoint
+from comfy.ldm.modules.attention import SpatialTransformer, SpatialVideoTransformer, attention_pytorch
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, VideoResBlock
+from einops import rearrange
+from torch import Tensor, nn
+
+from ....engine.surrogates.denoiser import Tap
+
+# Where core's transformers keep their blocks, of which the first attention is one over all tokens.
+_STREAMS = (("blocks",), ("transformer_blocks",), ("double_blocks", "single_blocks"), ("double_layers", "single_layers"), ("layers",))
+
+
+def is_video_unet(network: nn.Module) -> bool:
+    """Whether attention between frames is one of its own."""
+    return any(isinstance(part, SpatialVideoTransformer) for part in network.modules())
+
+
+def tapped_blocks(network: nn.Module, kind: Literal["attention", "output"]) -> list[nn.Module]:
+    """What a tap's number counts, in the order in which blocks run.
+
+    Of a transformer its blocks. Of a UNet, for outputs all blocks of its levels; for attention, the transformer blocks within: in a video
+    UNet those between frames on the way down. Raises ValueError where there are none.
+    """
+    if hasattr(network, "input_blocks"):
+        if kind == "output":
+            # Core runs the layers of a level's block one by one: what the last one gives is what the block gives.
+            return [block[-1] for block in (*network.input_blocks, network.middle_block, *network.output_blocks)]  # type: ignore[misc, union-attr]
+        if is_video_unet(network):
+            parts = [part for part in network.get_submodule("input_blocks").modules() if isinstance(part, SpatialVideoTransformer)]
+            return [block for part in parts for block in part.time_stack]
+        return [block for part in network.modules() if isinstance(part, SpatialTransformer) for block in part.transformer_blocks]
+    for names in _STREAMS:
+        found = [block for name in names for block in getattr(network, name, ())]
+        if found:
+            return found
+    raise ValueError("This model's blocks cannot be found: leave out the losses that look into it, such as Temporal Attention.")
+
+
+def i2vguards_blocks(network: nn.Module) -> tuple[int, ...]:
+    """Whose attention I2VGuard reads: of a video UNet the two of its last down block; of a transformer the two in the middle."""
+    count = len(tapped_blocks(network, "attention"))
+    if is_video_unet(network):
+        return tuple(range(max(0, count - 2), count))
+    return tuple(sorted({max(0, count // 2 - 1), count // 2}))[: min(2, count)]
+
+
+def recomputable(network: nn.Module, taps: Sequence[Tap]) -> list[nn.Module]:
+    """Parts that hold most activations and can be run again in the backward pass: all within which no attention is listened to."""
+    listened = [tapped_blocks(network, "attention")[tap.block] for tap in taps if tap.kind == "attention"]
+    if hasattr(network, "input_blocks"):
+        kinds = (SpatialVideoTransformer, VideoResBlock) if is_video_unet(network) else (SpatialTransformer, ResBlock)
+        parts = [part for part in network.modules() if isinstance(part, kinds)]
+    else:
+        parts = tapped_blocks(network, "attention")
+    return [part for part in parts if not any(module is block for module in part.modules() for block in listened)]
+
+
+class Recorder:
+    """What taps read during one forward pass over latents [B,C,h,w], [B,C,F,h,w] or of a video UNet [F,C,h,w]. See Tap for what they give.
+
+    Where attention is over all tokens of a video, queries and keys are averaged over each frame's places first, since a map of all tokens
+    would not fit any memory.
+    """
+
+    def __init__(self, network: nn.Module, taps: Sequence[Tap], latents: Sequence[int]) -> None:
+        self._blocks = {tap: tapped_blocks(network, tap.kind)[tap.block] for tap in taps}
+        # Tokens of one frame, behind those of texts and references; None in a UNet, which has no others.
+        self._tokens = None if hasattr(network, "input_blocks") else _tokens(network, latents)
+        self._frames = latents[-3] if len(latents) == 5 else 1
+        self._awaited: Tap | None = None
+        self._read: dict[Tap, Tensor] = {}
+
+    @property
+    def read(self) -> list[Tensor]:
+        """In the order of the taps."""
+        return [self._read[tap] for tap in self._blocks]
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for tap, block in self._blocks.items():
+                if tap.kind == "attention":
+                    handle = block.register_forward_pre_hook(partial(self._await, tap))
+                else:
+                    handle = block.register_forward_hook(partial(self._keep, tap))
+                stack.callback(handle.remove)
+            yield
+
+    def _await(self, tap: Tap, module: nn.Module, inputs: object) -> None:
+        self._awaited = tap
+
+    def _keep(self, tap: Tap, module: nn.Module, inputs: object, output: Any) -> None:
+        # Blocks with two streams give the text's behind the picture's.
+        given: Tensor = output[0] if isinstance(output, tuple) else output
+        tokens = rearrange(given, "b c h w -> b (h w) c") if self._tokens is None else given[:, -self._frames * self._tokens :]
+        # A copy: the next block of some models goes on in the same tensor.
+        self._read[tap] = tokens.clone()
+
+    def attend(self, function: object, q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any) -> Tensor:
+        """In place of core's attention function, by one that has a backward pass on every machine."""
+        if self._awaited is not None:
+            tap, self._awaited = self._awaited, None
+            separate = bool(kwargs.get("skip_reshape"))
+            query, key = (x if separate else rearrange(x, "b t (heads d) -> b heads t d", heads=heads) for x in (q, k))
+            self._read[tap] = _map(self._by_frame(query), self._by_frame(key))
+        attended: Tensor = attention_pytorch(q, k, v, heads, *args, **kwargs)
+        return attended
+
+    def _by_frame(self, x: Tensor) -> Tensor:
+        """[B,heads,T,D] -> [B,heads,F,D]."""
+        if self._tokens is None or self._frames == 1:
+            return x
+        of_video = x[:, :, -self._frames * self._tokens :]
+        return rearrange(of_video, "b heads (f t) d -> b heads f t d", t=self._tokens).mean(dim=3)
+
+
+def _tokens(network: nn.Module, latents: Sequence[int]) -> int:
+    """Of one frame. Without a size of its own, a token is one place of the latents."""
+    patch: Any = getattr(network, "patch_size", 1)
+    side = int(patch[-1] if isinstance(patch, (tuple, list)) else patch)
+    return -(-latents[-2] // side) * -(-latents[-1] // side)
+
+
+def _map(q: Tensor, k: Tensor) -> Tensor:
+    scores: Tensor = q.float() @ k.float().mT / q.shape[-1] ** 0.5
+    return scores.softmax(dim=-1)
+
+
+@contextlib.contextmanager
+def recomputed(parts: Sequence[nn.Module]) -> Iterator[None]:
+    """While it lasts, these keep their inputs instead of their activations."""
+    with contextlib.ExitStack() as stack:
+        for part in parts:
+            stack.enter_context(_recomputed(part))
+        yield
+
+
+@contextlib.contextmanager
+def _recomputed(part: nn.Module) -> Iterator[None]:
+    forward = part.forward
+    part.forward = lambda *args, **kwargs: torch.utils.checkpoint.checkpoint(forward, *args, use_reentrant=False, **kwargs)
+    try:
+        yield
+    finally:
+        del part.forward
