@@ -14,6 +14,7 @@ import torch
 from bench import animator_files, cpu_shim, video_files
 from bench.home import save_astronaut, save_example_poses, save_voice
 from bench.paths import BENCH
+from bench.pose_clip import save_pose_clip
 from bench.server import ComfyServer, link_folder
 from bench.stub_packs import write_stub_packs
 from bench.weights import lpips_backbone
@@ -83,6 +84,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, vgg_file: Path) -> Iterator
     base = tmp_path_factory.mktemp("comfy")
     (base / "input").mkdir()
     save_astronaut(base / "input" / "astronaut.png")
+    save_pose_clip(base / "input" / "pose.mp4", frames=5)
     save_example_poses(base / "input")
     weights = base / "models" / "stillguard"
     weights.mkdir(parents=True)

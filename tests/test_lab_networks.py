@@ -144,11 +144,11 @@ def test_a_resumed_training_equals_an_uninterrupted_one_and_follows_the_seed(tmp
         return TRAININGS[name]()
 
     (whole, loss), (first, _), (second, _) = begun(), begun(), begun()
-    curve = steps(whole, loss, 4)
+    curve = steps(whole, loss, 3)  # the first has a learning rate of 0
     assert steps(first, loss, 2) == pytest.approx(curve[:2])
     first.save(tmp_path / "state.pt")
     second.load(tmp_path / "state.pt")
-    assert steps(second, loss, 2) == pytest.approx(curve[2:])
+    assert steps(second, loss, 1) == pytest.approx(curve[2:])
     other = begun()[0]
     other.generator.manual_seed(4)
     assert steps(other, loss, 1) != pytest.approx(curve[:1])
@@ -227,9 +227,9 @@ def test_settling_teaches_features_their_place_by_seed() -> None:
             network(noisy, torch.tensor([999, 500]), reference, tokens, torch.zeros(2, 1, 3, 128, 128), guided=True)
         return float(network.position_error), network.animator.unet.get_parameter("conv_in.weight").detach()
 
-    (start, _), (later, weight), (again, same) = settled(0), settled(5), settled(5)
+    (start, _), (once, weight), (again, same), (later, _) = settled(0), settled(1), settled(1), settled(3)
     assert later < 0.8 * start
-    assert again == pytest.approx(later, rel=1e-4)
+    assert again == pytest.approx(once, rel=1e-4)
     torch.testing.assert_close(same, weight)
 
 

@@ -180,7 +180,7 @@ def test_core_samples_the_same_before_and_after(loaded: Loaded, photo: Tensor) -
 
 @pytest.mark.parametrize("names", [("attention",), ("contrast", "target")])
 def test_losses_improve(loaded: Loaded, photo: Tensor, names: tuple[str, ...]) -> None:
-    """Twenty steps at one noise level, so that values can be compared."""
+    """Eight steps at one noise level, so that values can be compared."""
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.surrogates.residents import Surrogates
 
@@ -194,7 +194,7 @@ def test_losses_improve(loaded: Loaded, photo: Tensor, names: tuple[str, ...]) -
                 loss = replace(loss, setup=replace(loss.setup, levels=(0.5,)))
             terms.append(Term(name, chosen[name].weight, loss, scaled=True))
         with surrogates.resident(height=SIDE, width=SIDE, low_memory=False), surrogates.step():
-            steps = list(protect(photo.clone(), Objective(tuple(terms)), update=Sign(1.0), space=RGB(8.0), steps=20, seed=2))
+            steps = list(protect(photo.clone(), Objective(tuple(terms)), update=Sign(1.0), space=RGB(8.0), steps=8, seed=2))
     for name in names:
         improved = steps[-1].losses[name] - steps[1].losses[name]
         assert improved * chosen[name].weight > 0, name
