@@ -144,7 +144,7 @@ class DifferentiableDenoiser:
             estimate = self.model.apply_model(noisy, sigma, transformer_options=options, **given)
         if mask is not None and latents is not None:
             estimate = estimate * mask + latents * (1 - mask)
-        return (estimate.float(), *recorder.read)
+        return (estimate.float(), *recorder.take())
 
 
 def denoiser_resident(surrogates: Surrogates, model: ModelPatcher, name: str = "The diffusion model") -> Resident[DifferentiableDenoiser]:
