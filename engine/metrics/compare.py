@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..conversions import within
 from ..picture import resize, to_levels
 from .clip import CHUNK, Clip, windows
 from .comparison import CLEAN, NOISE, PROTECTED, TRUTH, Comparison, Reading, Row
@@ -141,7 +142,7 @@ class _Run:
         }
         self.failed: dict[object, str] = {}
         self.strip_indices = tuple(dict.fromkeys(torch.linspace(0, frames - 1, min(STRIP_FRAMES, frames)).round().int().tolist()))
-        small = _small(branches[CLEAN].size)
+        small = within(*branches[CLEAN].size, STRIP_SIDE)
         self.strips = {branch: torch.empty(len(self.strip_indices), 3, *small, dtype=torch.uint8) for branch in branches}
         self.equal = dict.fromkeys(self.against[CLEAN], True)
 
@@ -268,8 +269,3 @@ def _at_once(what: PairMeasure | Descriptor, frames: Tensor, span: int, memory: 
     if memory is None:
         return 1 if what.large else max(1, PIXELS_AT_ONCE // pixels)
     return max(1, int(memory // (what.bytes_per_pixel * pixels)))
-
-
-def _small(size: tuple[int, int]) -> tuple[int, int]:
-    scale = min(1.0, STRIP_SIDE / max(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
