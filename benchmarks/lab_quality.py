@@ -19,8 +19,8 @@ from torch import Tensor
 cpu_shim.install()
 
 from effect import interval  # noqa: E402
-from stillguard.engine.animators.autoencoder import VictimAutoencoder  # noqa: E402
-from stillguard.engine.animators.lab_victim import FILE  # noqa: E402
+from stillguard.engine.animators.lab_victims.autoencoder import VictimAutoencoder  # noqa: E402
+from stillguard.engine.animators.lab_victims.victim import FILE  # noqa: E402
 from stillguard.engine.conversions import to_pillow  # noqa: E402
 from stillguard.engine.metrics.visibility import psnr  # noqa: E402
 from stillguard.engine.surrogates.perceptual import load_perceptual_network  # noqa: E402

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..engine.animators.lab_victim import NETWORKS, LabVictim
+from ..engine.animators.lab_victims.victim import NETWORKS, LabVictim
 from ..engine.conversions import middle
 from ..engine.metrics.visibility import psnr
 from ..engine.picture import resize

@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..engine.animators.autoencoder import VictimAutoencoder
-from ..engine.animators.lab_victim import FILE, NETWORKS, SIDE
+from ..engine.animators.lab_victims.autoencoder import VictimAutoencoder
+from ..engine.animators.lab_victims.victim import FILE, NETWORKS, SIDE
 from ..engine.picture import to_levels
 from ..engine.weights.reading import load_own
 from .pairs import Pair, load_pairs

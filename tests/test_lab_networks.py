@@ -13,8 +13,8 @@ import torch
 from diffusers.models.attention_processor import Attention
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from stillguard.engine.animators.autoencoder import VictimAutoencoder
-from stillguard.engine.animators.lab_victim import FILE, NETWORKS, LabVictim
+from stillguard.engine.animators.lab_victims.autoencoder import VictimAutoencoder
+from stillguard.engine.animators.lab_victims.victim import FILE, NETWORKS, LabVictim
 from stillguard.engine.animators.pose_animator import load_pose_animator
 from stillguard.engine.surrogates.reference_net import load_reference_net
 from stillguard.engine.surrogates.tiny_autoencoder import load_tiny_autoencoder

@@ -13,7 +13,7 @@ import latent_preview
 import torch
 from torch import Tensor
 
-from ....engine.animators.clip import animate
+from ....engine.animators.pose_sampler import animate
 from ....engine.conversions import in_colour
 from ....engine.picture import check_finite, resize
 from ....engine.surrogates.sd_unet import LATENT_SCALE

@@ -6,7 +6,7 @@ import comfy.model_management
 import comfy.utils
 from torch import Tensor
 
-from ....engine.animators.lab_victim import LabVictim
+from ....engine.animators.lab_victims.victim import LabVictim
 from ....engine.conversions import in_colour
 from ....engine.picture import check_finite
 from ....engine.weights.catalogue import VICTIMS

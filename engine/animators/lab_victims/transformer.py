@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .autoencoder import CHANNELS
-from .flow import Flow
+from .rectified_flow import Flow
 
 _PATCH, _POSE_PATCH, _SIDE = 2, 16, 8
 _WIDTH, _DEPTH, _HEADS = 192, 4, 6
