@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 Loss = Callable[[nn.Module, torch.Generator], Tensor]
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def learning_rate(progress: float, *, peak: float) -> float:
@@ -30,6 +31,13 @@ def mixed(device: torch.device, *, wanted: bool = True) -> torch.autocast:
 
 def device_of(network: nn.Module) -> torch.device:
     return next(network.parameters()).device
+
+
+def shipped(average: dict[str, Tensor], network: Network) -> tuple[dict[str, Tensor], Network]:
+    """The weights as files of the pack hold them, fp16 and without counters, and a new network in eval mode with just these."""
+    state = {key: value.cpu().half().contiguous() for key, value in average.items() if value.is_floating_point()}
+    network.load_state_dict({key: value.float() for key, value in state.items()}, strict=False)
+    return state, network.eval()
 
 
 class Optimisers:

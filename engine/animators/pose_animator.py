@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -160,9 +161,8 @@ class _PerFrameGroupNorm(nn.GroupNorm):
 
     def forward(self, video: Tensor) -> Tensor:
         """[B,C,N,h,w] -> the same."""
-        batch, _, frames = video.shape[:3]
-        normed: Tensor = super().forward(video.transpose(1, 2).flatten(0, 1))
-        return normed.reshape(batch, frames, *normed.shape[1:]).transpose(1, 2)
+        normed = super().forward(rearrange(video, "b c n h w -> (b n) c h w"))
+        return rearrange(normed, "(b n) c h w -> b c n h w", b=len(video))
 
 
 def _recomputable(module: nn.Module, block: nn.Module) -> Callable[..., Tensor]:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from ..metrics.comparison import CLEAN, NOISE, PROTECTED, TRUTH, Row
+from ..metrics.comparison import BRANCH_NAMES, BRANCHES, NOISE, PROTECTED, Row
 from .markup import Markup, join, tag
-from .words import BRANCH_NAMES, number
-
-BRANCHES = (CLEAN, PROTECTED, NOISE, TRUTH)
-"""In the order of every table, strip and chart."""
+from .words import number
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 340, 150, 46, 72, 8, 22
 PLOT_WIDTH, ROW_HEIGHT, EDGE = 130, 15, 7

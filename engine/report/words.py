@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from ..metrics.comparison import CLEAN, NOISE, PROTECTED, TRUTH, Comparison, Reading, Row
+from ..metrics.comparison import BRANCH_NAMES, CHANGED, CLEAN, NOISE, PROTECTED, Comparison, Reading, Row
 from ..metrics.visibility import NotMeasured, Visibility
 from .document import Report
 
-BRANCH_NAMES = {CLEAN: "clean", PROTECTED: "protected", NOISE: "noise", TRUTH: "ground truth"}
 _FIRST = ("lpips", "ssim", "psnr")
 """Which measure leads a summary, by the beginning of its name: perceived difference before pixels."""
 
@@ -92,7 +91,7 @@ def visibility_sentence(branch: str, seen: Visibility) -> str:
 def copy_sentences(report: Report) -> list[str]:
     """What was done to pictures that do not lie on the clean one pixel for pixel, or why their visibility is not measured."""
     told = []
-    for branch in (PROTECTED, NOISE):
+    for branch in CHANGED:
         name = f"the {BRANCH_NAMES[branch]} picture"
         if branch in report.unmeasured:
             told.append(_unmeasured(name, report.unmeasured[branch]))
@@ -117,7 +116,7 @@ def same_budget(visibilities: Mapping[str, Visibility]) -> bool | None:
 
     What resizing did to a copy is no budget.
     """
-    protected, noise = (visibilities.get(branch) for branch in (PROTECTED, NOISE))
+    protected, noise = (visibilities.get(branch) for branch in CHANGED)
     if protected is None or noise is None or protected.resized_from is not None or noise.resized_from is not None:
         return None
     return protected.linf == noise.linf
@@ -145,7 +144,7 @@ def budget_sentence(comparisons: Iterable[Comparison], visibilities: Mapping[str
 
 def picture_summary(report: Report) -> str:
     """How visible the change is, and whether the noise is a fair baseline; "" where no pictures were given."""
-    visible = [visibility_sentence(branch, report.visibilities[branch]) for branch in (PROTECTED, NOISE) if branch in report.visibilities]
+    visible = [visibility_sentence(branch, report.visibilities[branch]) for branch in CHANGED if branch in report.visibilities]
     return " ".join(filter(None, [*copy_sentences(report), budget_sentence(report.comparisons, report.visibilities), *visible]))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...engine.animators.clip import windows
+from ...engine.animators.pose_sampler import windows
 from ...engine.draws import SEEDS
 from ..bridge.attack.animate import Animation, animate_images
 from ..bridge.surrogates.animators import LoadedPoseAnimator, LoadedReferenceNet, check_pair

@@ -11,7 +11,7 @@ from bench.client import Client, Event, PromptRefused, Result
 from bench.server import ComfyServer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from stillguard.engine.animators.lab_victim import LabVictim
+from stillguard.engine.animators.lab_victims.victim import LabVictim
 from stillguard.engine.baselines import random_signs
 from stillguard.engine.files import decode_picture
 from stillguard.engine.weights.catalogue import LAB, VICTIMS

@@ -23,7 +23,7 @@ from ....engine.surrogates.perceptual import load_perceptual_network
 from ..autograd import autograd_session, ordinary
 from ..memory.devices import patched, whole
 from ..memory.room import Room
-from ..progress import IN_SINGLE, PREVIEW_SIDE, SECONDS_BETWEEN_PREVIEWS, show_text, small, to_pillow
+from ..progress import IN_SINGLE, PREVIEW_SIDE, SECONDS_BETWEEN_PREVIEWS, preview_picture, preview_sized, show_text
 from ..surrogates.perceptual import perceptual_pass
 from ..surrogates.vae import DifferentiableVAE, decoding_pass, refuse_other_than_pictures, vae_pass
 
@@ -41,7 +41,7 @@ class Watch:
         comfy.model_management.throw_exception_if_processing_interrupted()
         preview = None
         if image is not None and (now := time.monotonic()) >= self._next:
-            self._next, preview = now + SECONDS_BETWEEN_PREVIEWS, ("JPEG", to_pillow(small(image[:1])), PREVIEW_SIDE)
+            self._next, preview = now + SECONDS_BETWEEN_PREVIEWS, ("JPEG", preview_picture(preview_sized(image[:1])), PREVIEW_SIDE)
         self._bar.update_absolute(self.picture * total + done, total=self._pictures * total, preview=preview)
 
 
