@@ -14,11 +14,11 @@ from torch import Tensor
 
 from ..conversions import within
 from ..picture import resize, to_levels
-from .clip import CHUNK, Clip, windows
 from .comparison import BRANCH_NAMES, CHANGED, CLEAN, TRUTH, Comparison, Reading, Row
 from .lockstep import common_length, exactly, of_one_size
 from .measure import ClipMeasure, Descriptor, Measure, PairMeasure, SetMeasure, Unavailable
 from .readings import NOTHING_SEEN, missing, notes_on, reading_of
+from .video_clip import CHUNK, Clip, windows
 
 STRIP_FRAMES, STRIP_SIDE = 5, 160
 PIXELS_AT_ONCE = 2**19

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..picture import resize
-from .clip import CHUNK, Clip
 from .comparison import BRANCH_NAMES, CLEAN, TRUTH
+from .video_clip import CHUNK, Clip
 
 
 def common_length(branches: Mapping[str, Clip], shortest: bool) -> tuple[int, tuple[str, ...]]:

@@ -19,7 +19,7 @@ from ...engine.picture import amplified, split_alpha
 
 log = logging.getLogger("stillguard")
 
-IN_SINGLE = "{} gives numbers that are not finite in half precision and is run in fp32, which is slower."
+RUN_IN_FP32 = "{} gives numbers that are not finite in half precision and is run in fp32, which is slower."
 
 PREVIEW_SIDE = 512
 SECONDS_BETWEEN_PREVIEWS = 0.5

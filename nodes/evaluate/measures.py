@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from ...engine.metrics.flow import flow_measure
 from ...engine.metrics.frechet import fid_measure, kid_measure
 from ...engine.metrics.image import l1_measure, lpips_measure, psnr_measure, ssim_measure
 from ...engine.metrics.landmarks import landmark_measures
@@ -20,6 +19,7 @@ from ...engine.metrics.networks.i3d import load_i3d
 from ...engine.metrics.networks.inception import load_inception
 from ...engine.metrics.networks.musiq import load_musiq
 from ...engine.metrics.networks.resnet3d import load_resnet3d
+from ...engine.metrics.optical_flow import flow_measure
 from ...engine.metrics.similarity import clip_i_measure, dino_measure, faces_found_measure, identity_measure, subject_consistency_measure
 from ...engine.metrics.vbench import aesthetic_measure, imaging_quality_measure, load_aesthetic_head, motion_smoothness_measure
 from ...engine.metrics.video_sets import fid_vid_measure, fvd_measure

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ...engine.weights.catalogue import catalogue
 from ..bridge.model_files import choices, chosen_file
-from ..bridge.surrogates.image_encoders import image_encoder_from
+from ..bridge.surrogates.clip_vision_files import image_encoder_from
 
 ENTRY = "lab_encoder"
 

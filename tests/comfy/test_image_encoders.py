@@ -38,7 +38,7 @@ def written(network: nn.Module, path: Path, config: dict[str, Any] | None = None
 
 
 def loaded(path: Path) -> Any:
-    from stillguard.nodes.bridge.surrogates.image_encoders import image_encoder_from
+    from stillguard.nodes.bridge.surrogates.clip_vision_files import image_encoder_from
 
     return image_encoder_from(path)
 
@@ -113,7 +113,7 @@ def test_a_configuration_beside_the_file_counts_before_everything(tmp_path: Path
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What stands below the node."""
-    from stillguard.nodes.bridge.surrogates import image_encoders
+    from stillguard.nodes.bridge.surrogates import clip_vision_files as image_encoders
 
     lines: list[str] = []
     monkeypatch.setattr(image_encoders, "show_text", lambda text, node_id: lines.append(text))

@@ -25,7 +25,7 @@ ENCODER = LAB / "stillguard_lab_encoder.safetensors"
 def test_the_image_encoder_is_the_one_that_was_trained(comfy: None, astronaut: torch.Tensor) -> None:
     """Core's network and preparation against transformers' own with the same file."""
     from stillguard.lab.networks import LabEncoder
-    from stillguard.nodes.bridge.surrogates.image_encoders import image_encoder_from
+    from stillguard.nodes.bridge.surrogates.clip_vision_files import image_encoder_from
 
     ours = image_encoder_from(ENCODER).encode_image(astronaut.movedim(1, -1), crop=False).image_embeds.float()
     theirs = LabEncoder(ENCODER).embed(astronaut)

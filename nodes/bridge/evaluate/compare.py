@@ -19,10 +19,10 @@ from comfy_api.latest import Input, InputImpl
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ....engine.metrics.clip import CHUNK, Clip, HeldClip
 from ....engine.metrics.compare import compare
 from ....engine.metrics.comparison import Comparison
 from ....engine.metrics.measure import Measure, Unavailable
+from ....engine.metrics.video_clip import CHUNK, Clip, HeldClip
 from ....engine.picture import split_alpha
 from ..memory.devices import bring, is_whole, patched
 from ..progress import show_text

@@ -27,7 +27,7 @@ Victim = tuple[LoadedPoseAnimator, LoadedReferenceNet, comfy.sd.VAE, comfy.clip_
 
 @dataclass(frozen=True)
 class Animation:
-    """How to animate; see engine.animate."""
+    """How to animate; see engine.animators.pose_sampler."""
 
     steps: int
     guidance: float
