@@ -11,7 +11,8 @@ from comfy_api.latest import io, ui
 
 from ..bridge.attack.victims import has_file, missing_nodes
 from ..bridge.progress import show_text
-from .victim_table import VICTIMS, ModelFile, Victim
+from .victim import ModelFile, Victim
+from .victim_table import VICTIMS
 
 State = Literal["ready", "files not found", "nodes missing"]
 HEADINGS: dict[State, str] = {

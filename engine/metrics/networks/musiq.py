@@ -47,7 +47,8 @@ class Musiq(nn.Module):
         maps = self.block1(F.max_pool2d(F.pad(maps, (0, 1, 0, 1)), 3, 2))
         # TensorFlow's order of channels, with which the weights were trained.
         tokens = self.embedding(rearrange(maps, "patches channels rows columns -> patches (rows columns channels)"))
-        return rearrange(tokens, "(n patches) width -> n patches width", n=len(patches))
+        each: Tensor = rearrange(tokens, "(n patches) width -> n patches width", n=len(patches))
+        return each
 
 
 class _StandardizedConvolution(nn.Conv2d):
