@@ -52,7 +52,7 @@ def prepared(image: Tensor, side: int, mean: Any = open_clip.OPENAI_DATASET_MEAN
 
 def check(path: Path, network: nn.Module, image: Tensor, side: int = 32, **pixels: Any) -> None:
     """That core's own call and our view with gradients both give open_clip's embedding, and the gradient reaches the picture."""
-    from stillguard.nodes.bridge.surrogates.views import DifferentiableCLIPVision
+    from stillguard.nodes.bridge.surrogates.clip_vision import DifferentiableCLIPVision
 
     encoder = loaded(path)
     with torch.no_grad():

@@ -116,7 +116,7 @@ def test_decoding_equals_core_bit_for_bit_and_has_its_gradient(kind: Callable[[]
 
 @pytest.fixture
 def impress(vgg_file: Path) -> Callable[..., Tensor]:
-    from stillguard.nodes.bridge.attack.purify import ImpressSettings, impress_images
+    from stillguard.nodes.bridge.attack.purify_impress import ImpressSettings, impress_images
 
     def run(image: Tensor, vae: comfy.sd.VAE, *, seed: int = 0, low_memory: bool = False) -> Tensor:
         settings = ImpressSettings(3, 0.01, 0.1, 0.1, 0.1, low_memory=low_memory)
