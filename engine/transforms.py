@@ -45,7 +45,7 @@ class JPEG:
     def __call__(self, image: Tensor) -> Tensor:
         with needed("kornia"):
             import kornia
-        # On the CPU, where kornia checks its range: on a GPU it would wait for the device twice.
+        # On the CPU: kornia checks its range on the host, for which a tensor on a GPU would synchronise twice.
         quality = torch.full((image.shape[0],), float(self.quality))
         coded: Tensor = kornia.enhance.jpeg_codec_differentiable(image.clamp(0, 1), quality)
         return coded.clamp(0, 1)

@@ -24,7 +24,7 @@ def learning_rate(progress: float, *, peak: float) -> float:
 
 def mixed(device: torch.device, *, wanted: bool = True) -> torch.autocast:
     """bf16 where the device has matrix units for it; a CPU without them takes many times longer with it than in fp32."""
-    # The name of Intel's; other CPUs have none that PyTorch uses.
+    # AMX, the matrix units of Intel's CPUs; PyTorch uses no others.
     units = device.type != "cpu" or torch.cpu._is_amx_tile_supported()
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted and units)
 

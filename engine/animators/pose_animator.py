@@ -109,7 +109,7 @@ class PoseAnimator(nn.Module):
         dtype, frames, names = self.unet.dtype, noisy.shape[2], tuple(bank or {})
 
         def run(noisy: Tensor, context: Tensor, *features: Tensor) -> tuple[Tensor]:
-            # For one pass only: a hook that stayed would hold what it belongs to.
+            # Registered for one pass: a hook that stayed would form a cycle with the UNet and keep its weights in memory.
             hook = self.unet.conv_in.register_forward_hook(partial(_with_pose, pose.to(dtype)))
             try:
                 sample = self.unet(
@@ -167,7 +167,7 @@ class _PerFrameGroupNorm(nn.GroupNorm):
 
 def _recomputable(module: nn.Module, block: nn.Module) -> Callable[..., Tensor]:
     """The forward pass of a motion module's block, with gradient checkpointing when it is on: diffusers leaves these modules out."""
-    # Weakly, since the block will hold this function.
+    # Weak references: the block's `forward` becomes this function, and strong ones would form a cycle that keeps the weights in memory.
     switch, forward = weakref.proxy(module), partial(type(block).forward, weakref.proxy(block))
 
     def run(*inputs: Any, **named: Any) -> Tensor:

@@ -132,7 +132,7 @@ class _Run:
         others = {CLEAN: [b for b in CHANGED if b in branches], TRUTH: [b for b in (CLEAN, *CHANGED) if b in branches]}
         self.against = {reference: others[reference] for reference in (CLEAN, TRUTH) if reference in branches}
         self.pairs = [measure for measure in measures if isinstance(measure, PairMeasure)]
-        # What could only be withheld is not computed: it is most of the work of short videos.
+        # Descriptors of measures that are withheld for want of frames are not computed: of short videos they are most of the work.
         enough = [m for m in measures if isinstance(m, (ClipMeasure, SetMeasure)) and _runs(m.descriptor, frames) >= _least(m)]
         self.descriptors = {measure.descriptor.key: measure.descriptor for measure in enough}
         pairs = [(reference, branch) for reference, others in self.against.items() for branch in others]

@@ -20,15 +20,15 @@ def common_length(branches: Mapping[str, Clip], shortest: bool) -> tuple[int, tu
     for branch, length in lengths.items():
         if length == 0:
             raise ValueError(f"The {BRANCH_NAMES[branch]} video has no frames: connect one that has.")
-    least, told = min(lengths.values()), ", ".join(f"{BRANCH_NAMES[branch]} {length}" for branch, length in lengths.items())
+    least, lengths_told = min(lengths.values()), ", ".join(f"{BRANCH_NAMES[branch]} {length}" for branch, length in lengths.items())
     if len(set(lengths.values())) == 1:
         return least, ()
     if not shortest:
         raise ValueError(
-            f"The videos have different numbers of frames ({told}): make them with the same settings, "
+            f"The videos have different numbers of frames ({lengths_told}): make them with the same settings, "
             'or set "length" to "shortest" to compare the frames that all have.'
         )
-    return least, (f"Only the first {least} frames are compared, since the videos have different lengths ({told}).",)
+    return least, (f"Only the first {least} frames are compared, since the videos have different lengths ({lengths_told}).",)
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def of_one_size(branches: Mapping[str, Clip]) -> tuple[dict[str, Clip], tuple[st
     """
     size = branches[CLEAN].size
     if TRUTH in branches and branches[TRUTH].size != size:
-        told = ", ".join(f"{BRANCH_NAMES[branch]} {clip.size[1]}x{clip.size[0]}" for branch, clip in branches.items())
-        raise ValueError(f"The videos have different sizes ({told}): make them with the same settings, or resize them to one size first.")
+        sizes = ", ".join(f"{BRANCH_NAMES[branch]} {clip.size[1]}x{clip.size[0]}" for branch, clip in branches.items())
+        raise ValueError(f"The videos have different sizes ({sizes}): make them with the same settings, or resize them to one size first.")
     others = {branch: clip for branch, clip in branches.items() if clip.size != size}
     notes = tuple(
         f"The {BRANCH_NAMES[branch]} video is {clip.size[1]}x{clip.size[0]} and was resized to {size[1]}x{size[0]} to be compared: "

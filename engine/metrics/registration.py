@@ -93,7 +93,7 @@ def _section(whole: Tensor, part: Tensor, kind: Kind) -> tuple[float, Placement]
     """The best place and size of the part in the whole, by its correlation."""
     size = within(whole.shape[-2], whole.shape[-1], SIDE)
     seen = _inner(_details(resize(whole, size)))
-    # Where nothing is to be seen, noise would correlate with anything.
+    # Least local energy: in flat places the correlation would divide noise by nearly nothing.
     least = 0.1 * seen.square().mean()
     spectrum = torch.fft.rfft2(seen)
     fit = min(size[0] / part.shape[-2], size[1] / part.shape[-1])

@@ -53,8 +53,8 @@ def _reasons(comparison: Comparison) -> Iterator[str]:
     for row in comparison.rows:
         missing = {branch: reading.why for branch, reading in row.readings.items() if reading.value is None}
         for why in dict.fromkeys(missing.values()):
-            told = [BRANCH_NAMES[branch] for branch, other in missing.items() if other == why]
-            name = row.name if len(told) == len(row.readings) else f"{row.name} of {' and '.join(told)}"
+            lacking = [BRANCH_NAMES[branch] for branch, other in missing.items() if other == why]
+            name = row.name if len(lacking) == len(row.readings) else f"{row.name} of {' and '.join(lacking)}"
             whole.setdefault(why, []).append(name)
     for why, names in whole.items():
         yield f"{', '.join(dict.fromkeys(names))}: {why}"

@@ -22,7 +22,7 @@ from ..picture import LEVELS, to_levels
 
 SUBSAMPLINGS = ("4:2:0", "4:2:2", "4:4:4")
 ROUNDINGS = ("nearest", "cut")
-# Of libjpeg.
+# libjpeg's limit.
 JPEG_LONGEST = 65500
 
 

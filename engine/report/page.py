@@ -40,14 +40,14 @@ def _header(report: Report) -> Markup:
 
 
 def _summary(report: Report) -> Markup:
-    told: list[Markup] = []
+    items: list[Markup] = []
     for index, comparison in enumerate(report.comparisons, 1):
         name = tag("a", tag("bdi", comparison.victim), href=f"#victim-{index}")
         first, *others = victim_summary(comparison, fair=same_budget(report.visibilities))
-        told.append(tag("div", tag("dt", name, kind(comparison)), tag("dd", tag("p", first, class_="first"), tag("p", " ".join(others)))))
+        items.append(tag("div", tag("dt", name, kind(comparison)), tag("dd", tag("p", first, class_="first"), tag("p", " ".join(others)))))
     if changed := picture_summary(report):
-        told.append(tag("div", tag("dt", "The picture itself"), tag("dd", tag("p", changed))))
-    return section("In short", tag("p", PROMISE), tag("dl", *told), class_="short")
+        items.append(tag("div", tag("dt", "The picture itself"), tag("dd", tag("p", changed))))
+    return section("In short", tag("p", PROMISE), tag("dl", *items), class_="short")
 
 
 def _visibility(report: Report) -> Markup | None:

@@ -72,19 +72,19 @@ def open_clip_encoder(state: State, path: Path) -> OpenCLIPEncoder:
     }
     if visual[f"{PREFIX}positional_embedding"].shape[0] != side**2 + 1:
         raise WeightsError(f"{path.name} is an open_clip model for pictures that are not square: choose one for squares.")
-    told = _told(path, shapes)
-    if width % (told.head_width or HEAD_WIDTH):
+    published = _published(path, shapes)
+    if width % (published.head_width or HEAD_WIDTH):
         raise WeightsError(f"{path.name} is {width} channels wide, which heads of {HEAD_WIDTH} do not divide: put its {BESIDE} beside it.")
-    quick_gelu = _by_name(path.name, state) if told.quick_gelu is None else told.quick_gelu
+    quick_gelu = _by_name(path.name, state) if published.quick_gelu is None else published.quick_gelu
     return OpenCLIPEncoder(
         visual,
         {
             **shapes,
-            "num_attention_heads": width // (told.head_width or HEAD_WIDTH),
+            "num_attention_heads": width // (published.head_width or HEAD_WIDTH),
             "hidden_act": "quick_gelu" if quick_gelu else "gelu",
-            **{f"image_{name}": list(told.pixels[name]) for name in ("mean", "std") if name in told.pixels},
+            **{f"image_{name}": list(published.pixels[name]) for name in ("mean", "std") if name in published.pixels},
         },
-        tuple(_notes(told, quick_gelu)),
+        tuple(_notes(published, quick_gelu)),
     )
 
 
@@ -101,7 +101,7 @@ def _check_names(visual: State, layers: int, name: str) -> None:
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Published:
     """What open_clip's configurations say; None, or no entry, where they do not. pixels: `mean` and `std` of the three channels."""
 
     head_width: int | None
@@ -109,11 +109,11 @@ class _Told:
     pixels: Mapping[str, Any]
 
 
-def _told(path: Path, shapes: Mapping[str, int]) -> _Told:
+def _published(path: Path, shapes: Mapping[str, int]) -> _Published:
     beside = _beside(path)
     if beside is not None and _fits(beside["model_cfg"], shapes):
-        model = beside["model_cfg"]
-        return _Told(model["vision_cfg"].get("head_width", HEAD_WIDTH), bool(model.get("quick_gelu")), beside.get("preprocess_cfg", {}))
+        model, vision = beside["model_cfg"], beside["model_cfg"]["vision_cfg"]
+        return _Published(vision.get("head_width", HEAD_WIDTH), bool(model.get("quick_gelu")), beside.get("preprocess_cfg", {}))
     with needed("open_clip_torch"):
         import open_clip
     models = map(open_clip.get_model_config, open_clip.list_models())
@@ -122,8 +122,8 @@ def _told(path: Path, shapes: Mapping[str, int]) -> _Told:
     for known in (open_clip.get_pretrained_cfg(*names) for names in open_clip.list_pretrained()):
         repository, file = (known.get(key, "").rstrip("/").rpartition("/")[2] for key in ("hf_hub", "url"))
         if path.name == file or path.stem == repository:
-            return _Told(head_width, bool(known.get("quick_gelu")), known)
-    return _Told(head_width, None, {})
+            return _Published(head_width, bool(known.get("quick_gelu")), known)
+    return _Published(head_width, None, {})
 
 
 def _by_name(name: str, state: State) -> bool | None:
@@ -132,12 +132,12 @@ def _by_name(name: str, state: State) -> bool | None:
     return True if state.keys() >= _OF_OPENAI or "openai" in plain or "quickgelu" in plain else None
 
 
-def _notes(told: _Told, quick_gelu: bool | None) -> Iterator[str]:
-    if told.head_width is None:
+def _notes(published: _Published, quick_gelu: bool | None) -> Iterator[str]:
+    if published.head_width is None:
         yield f"its attention heads are taken to be {HEAD_WIDTH} channels wide, since open_clip has no model of this size"
     if quick_gelu is None:
         yield f'its activation is taken for GELU (if it is QuickGELU, put {BESIDE} beside it, or "quickgelu" into its name)'
-    if not {"mean", "std"} <= told.pixels.keys():
+    if not {"mean", "std"} <= published.pixels.keys():
         yield "mean and deviation of pixels are taken to be those of OpenAI's CLIP"
 
 

@@ -83,7 +83,7 @@ class ReferenceNet(nn.Module):
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[list[Tensor]]:
-        """Hooks stay no longer than a pass: what they belong to and what they fill would hold each other, and the weights with them."""
+        """For one pass: hooks that stayed would form a cycle with the UNet and keep its weights in memory."""
         seen: list[Tensor] = []
         norms = [cast(nn.Module, block.norm1) for _, block in spatial_blocks(self.unet)]
         hooks = [norm.register_forward_hook(lambda module, inputs, output: seen.append(output)) for norm in norms]

@@ -49,7 +49,7 @@ def purify_images(images: Tensor, purify: Purify, *, seed: int, node_id: str | N
     watch, results = Watch(len(pictures), node_id=node_id), []
     for index, picture in enumerate(colour):
         watch.picture = index
-        # In one piece: kernels round differently for other layouts, and a picture's result must not tell what it came with.
+        # Contiguous: kernels round differently for other strides, and a picture's result must not depend on the batch that it came in.
         result = purify(picture[None].expand(-1, 3, -1, -1).clamp(0, 1).contiguous(), following(seed, index), watch)
         result = result.to(comfy.model_management.intermediate_device()).float().clamp(0, 1)
         result = result.mean(1, keepdim=True) if colour.shape[1] == 1 else result
