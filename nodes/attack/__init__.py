@@ -1,7 +1,17 @@
 """The attack test: what an attacker does with a picture."""
 
-from . import adm, animate_pose, check_copy, installed_victims, lab_victims, purify_impress, purify_upscale, random_noise, transform
-from . import purify_impress as purify_diffusion
+from . import (
+    adm,
+    animate_pose,
+    check_copy,
+    installed_victims,
+    lab_victims,
+    purify_diffusion,
+    purify_impress,
+    purify_upscale,
+    random_noise,
+    transform,
+)
 
 NODES = (
     *transform.NODES,
