@@ -1,10 +1,11 @@
-"""The loop, once: projected ascent over a space, for every method."""
+"""The protection's loop, once: an adversarial attack on the surrogates, projected ascent over a space or several, for every method."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -12,10 +13,12 @@ from torch import Tensor
 
 from .compute.half import Scales
 from .draws import Draws, seeded_draws, stream
+from .learning import Learns
 from .objective import Objective
-from .observation import Observation, WorkingSize
+from .observation import Cut, Observation, WorkingSize
 from .picture import check_finite, split_alpha, strips
-from .space import RGB, Space
+from .spaces.rgb import RGB
+from .spaces.space import Alternating, Space, alternating
 from .transforms import EoT, Transform
 from .update import Ascent, MomentumSign, Update, Variables
 
@@ -45,40 +48,50 @@ def protect(
     clean: Tensor,
     objective: Objective,
     *,
-    space: Space | None = None,
+    space: Space | Alternating | None = None,
     update: Update | None = None,
     eot: EoT | None = None,
     working_size: WorkingSize | None = None,
     steps: int = 100,
     mask: Tensor | None = None,
+    start: Tensor | None = None,
     seed: int = 0,
     draws: Iterator[Draws] | None = None,
     low_memory: bool = False,
-) -> Iterator[Step]:
+) -> Generator[Step, None, None]:
     """Maximise the objective over the space, one Step after each update; the last one yielded is the result.
 
     clean: [B,C,H,W] in [0,1], C = 1, 3 or 4 (alpha is carried along unchanged), any H and W. mask: [B or 1,1,H,W] in [0,1],
-    where 0 is left untouched to the bit and values between scale the budget. Same arguments, same machine: same picture, as far
-    as the surrogates' kernels are deterministic (on the CPU they are). draws: random numbers of the losses, one for each look at
-    the picture (EoT samples times steps); by default they follow from the seed.
+    where 0 is left untouched to the bit and values between scale the budget. start: another picture [B,C,H,W] to begin from instead of
+    the space's own start, such as a first stage's result; budget and mask still count from the clean picture. draws: random numbers of
+    the losses, one for each look at the picture (EoT samples times steps); by default they follow from the seed. Same arguments, same
+    machine: same picture, as far as the surrogates' kernels are deterministic (on the CPU they are).
     Defaults: RGB(), MomentumSign(), no EoT, WorkingSize(). Raises ValueError on pixels or mask values that are not finite, on a
-    mask of another shape, and on a number of channels other than 1, 3 or 4; HalfPrecisionError, which is one, for a network that cannot
-    be run in fp16. A step whose gradient overflowed in fp16 is repeated, see Scales.
+    mask or start of another shape, and on a number of channels other than 1, 3 or 4; HalfPrecisionError, which is one, for a network that
+    cannot be run in fp16. A step whose gradient overflowed in fp16 is repeated, see Scales. Whoever stops early closes the generator
+    (contextlib.closing): surrogates that learned (engine.learning) are what they were when it has ended.
     """
     check_finite(clean)
     colour, alpha = split_alpha(clean.detach().float())
     mask = _checked_mask(mask, colour)
+    start = None if start is None else _checked_start(start, clean)
     draws = seeded_draws(seed) if draws is None else draws
-    run = _Run(colour, objective, space or RGB(), eot or EoT.none(), working_size or WorkingSize(), mask, low_memory, seed, draws)
+    run = _Run(
+        colour,
+        objective,
+        alternating(space or RGB()),
+        update or MomentumSign(),
+        eot or EoT.none(),
+        working_size or WorkingSize(),
+        steps,
+        mask,
+        start,
+        seed,
+        draws,
+        low_memory,
+    )
     yield Step(0, {}, 0.0, 0, lambda: clean)
-    if steps < 1:
-        return
-    variables = run.space.start(run.base, mask, stream(seed, "start"))
-    ascend = (update or MomentumSign()).begin(variables, unit=run.space.unit)
-    for index in range(1, steps + 1):
-        began = time.perf_counter()
-        variables, losses, skipped = run.update(variables, ascend)
-        yield Step(index, losses, time.perf_counter() - began, skipped, run.renderer(variables, alpha))
+    yield from run.all_steps(alpha)
 
 
 def _checked_mask(mask: Tensor | None, colour: Tensor) -> Tensor | None:
@@ -96,36 +109,101 @@ def _checked_mask(mask: Tensor | None, colour: Tensor) -> Tensor | None:
     return mask.detach().to(colour).clamp(0, 1)
 
 
+def _checked_start(start: Tensor, clean: Tensor) -> Tensor:
+    """Its colour."""
+    if start.shape != clean.shape:
+        raise ValueError(
+            f"The picture to start from has the shape {tuple(start.shape)} and the clean one {tuple(clean.shape)}: give two of one shape."
+        )
+    check_finite(start)
+    return split_alpha(start.detach().to(clean.device).float())[0].clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class _State:
+    """Whose turn it is, that space as it is in this step, and its variables."""
+
+    turn: Space
+    space: Space
+    variables: Variables
+
+
+@dataclass(eq=False)
 class _Run:
-    """What stays the same over the steps of one run."""
+    """What stays the same over the steps of one run, and what its updates remember."""
 
-    def __init__(
-        self,
-        colour: Tensor,
-        objective: Objective,
-        space: Space,
-        eot: EoT,
-        working_size: WorkingSize,
-        mask: Tensor | None,
-        low_memory: bool,
-        seed: int,
-        draws: Iterator[Draws],
-    ) -> None:
-        self.colour, self.base = colour, _in_range(colour)
-        self.objective, self.space, self.eot, self.working_size = objective, space, eot, working_size
-        self.mask, self.low_memory, self.seed, self.draws = mask, low_memory, seed, draws
-        self.generator, self.scales = stream(seed, "eot"), Scales()
-        self.reference = Observation(working_size(self.base))
+    colour: Tensor
+    objective: Objective
+    turns: Alternating
+    rule: Update
+    eot: EoT
+    working_size: WorkingSize
+    steps: int
+    mask: Tensor | None
+    start: Tensor | None
+    seed: int
+    draws: Iterator[Draws]
+    low_memory: bool
 
-    def update(self, variables: Variables, ascend: Ascent) -> tuple[Variables, dict[str, float], int]:
+    def __post_init__(self) -> None:
+        self.base = _in_range(self.colour)
+        self.reference = Observation(self.working_size(self.base))
+        self.generator, self.scales = stream(self.seed, "eot"), Scales()
+        self.ascents: dict[int, Ascent] = {}
+
+    def all_steps(self, alpha: Tensor | None) -> Iterator[Step]:
+        state: _State | None = None
+        with self.learning() as learners:
+            for index in range(1, self.steps + 1):
+                began = time.perf_counter()
+                state = self.turn(index, state)
+                for learner in learners:
+                    self.teach(learner, index, state)
+                state, losses, skipped = self.update(state)
+                yield Step(index, losses, time.perf_counter() - began, skipped, self.renderer(state, alpha))
+
+    def turn(self, index: int, before: _State | None) -> _State:
+        """The state in which step `index` begins, after the one that the step before left."""
+        turn = self.turns.turn(index)
+        space = turn.at(index)
+        if before is not None and turn is before.turn:
+            return _State(turn, space, before.variables)
+        with torch.no_grad():
+            if before is not None:
+                variables = space.variables(self.base, self.mask, self._render(before))
+            elif self.start is not None:
+                variables = space.project(self.base, self.mask, space.variables(self.base, self.mask, self.start))
+            else:
+                variables = space.start(self.base, self.mask, stream(self.seed, "start"))
+        return _State(turn, space, variables)
+
+    @contextlib.contextmanager
+    def learning(self) -> Iterator[list[Learns]]:
+        """Those losses whose surrogates learn, asked once. What was learned is undone at the end."""
+        losses = [(term.name, term.loss) for term in self.objective.terms if term.weight]
+        with contextlib.ExitStack() as stack:
+            learners: list[Learns] = []
+            for name, loss in losses:
+                if isinstance(loss, Learns):
+                    stack.enter_context(loss.training(stream(self.seed, f"training {name}")))
+                    learners.append(loss)
+            yield learners
+
+    def teach(self, learner: Learns, index: int, state: _State) -> None:
+        with torch.no_grad():
+            picture = Observation(self.working_size(self._render(state)))
+        with torch.enable_grad():
+            self.reference.forget(learner.between(index, self.reference, picture))
+
+    def update(self, state: _State) -> tuple[_State, dict[str, float], int]:
         if self.objective.unbalanced:
             with torch.no_grad(), self.scales.watching():
-                self.objective = self.objective.balanced(self.reference, Observation(self.working_size(self._measured(variables))))
+                self.objective = self.objective.balanced(self.reference, Observation(self.working_size(self._measured(state))))
         looks = [(self.eot.draw(self.generator), next(self.draws)) for _ in range(self.eot.samples)]
 
         def attempt() -> tuple[tuple[Variables, Tensor, list[str]], list[Tensor]]:
             with torch.enable_grad():
-                gradients, losses = self._gradients(variables, looks)
+                gradients, losses = self._gradients(state, looks)
             usable = _usable(gradients)
             return (gradients, usable, list(losses)), [*losses.values(), (~usable).sum()]
 
@@ -133,27 +211,43 @@ class _Run:
         with torch.no_grad():
             if numbers[-1]:
                 gradients = tuple(torch.where(_broadcast(usable, g), g, 0) for g in gradients)
-            kept = self.space.project(self.base, self.mask, ascend(variables, gradients))
+            kept = state.space.project(self.base, self.mask, self._ascent(state)(state.variables, gradients))
             if numbers[-1]:
-                kept = tuple(torch.where(_broadcast(usable, new), new, old) for new, old in zip(kept, variables, strict=True))
-        return kept, dict(zip(names, numbers, strict=False)), int(numbers[-1])
+                kept = tuple(torch.where(_broadcast(usable, new), new, old) for new, old in zip(kept, state.variables, strict=True))
+        return replace(state, variables=kept), dict(zip(names, numbers, strict=False)), int(numbers[-1])
 
-    def _measured(self, variables: Variables) -> Tensor:
+    def _ascent(self, state: _State) -> Ascent:
+        """Of the space whose turn it is."""
+        known = self.ascents.get(id(state.turn))
+        if known is None:
+            turns = self.turns.count(state.turn, self.steps)
+            known = self.rule.begin(state.variables, unit=state.turn.unit, steps=turns, clean=self.base)
+            self.ascents[id(state.turn)] = known
+        return known
+
+    def _render(self, state: _State) -> Tensor:
+        return state.space.render(self.base, self.mask, state.variables)
+
+    def _measured(self, state: _State) -> Tensor:
         """The picture at which the size of scaled losses is taken.
 
         Distances from the clean picture are 0, or rounding, at the clean picture itself: a run that starts there is measured elsewhere.
         """
-        picture = self.space.render(self.base, variables)
+        picture = self._render(state)
         if not torch.equal(picture, self.base):
             return picture
-        return self.space.render(self.base, self.space.inside(self.base, self.mask, stream(self.seed, "scales")))
+        elsewhere = state.space.inside(self.base, self.mask, stream(self.seed, "scales"))
+        return self._render(replace(state, variables=elsewhere))
 
-    def _gradients(self, variables: Variables, looks: Sequence[tuple[Transform | None, Draws]]) -> tuple[Variables, dict[str, Tensor]]:
-        leaves = tuple(variable.detach().requires_grad_() for variable in variables)
-        totals: dict[str, Tensor] = {}
+    def _gradients(self, state: _State, looks: Sequence[tuple[Transform | None, Draws]]) -> tuple[Variables, dict[str, Tensor]]:
+        leaves = tuple(variable.detach().requires_grad_() for variable in state.variables)
+        networks, totals = state.space.surrogates, dict[str, Tensor]()
+
+        def picture(cut: Cut) -> Tensor:
+            return self.working_size(state.space.render(self.base, self.mask, leaves, cut))
+
         for transform, draws in looks:
-            picture = self.working_size(self.space.render(self.base, leaves))
-            seen = Observation(picture, transform=transform, draws=draws, low_memory=self.low_memory)
+            seen = Observation(picture, surrogates=networks, transform=transform, draws=draws, low_memory=self.low_memory)
             try:
                 losses = self.objective.backward(self.reference, seen, scale=1 / self.eot.samples)
             finally:
@@ -162,10 +256,10 @@ class _Run:
                 totals[name] = totals.get(name, 0) + loss.float() / self.eot.samples
         return tuple(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves), totals
 
-    def renderer(self, variables: Variables, alpha: Tensor | None) -> Callable[[], Tensor]:
+    def renderer(self, state: _State, alpha: Tensor | None) -> Callable[[], Tensor]:
         def render() -> Tensor:
             with torch.no_grad():
-                colour = self.space.result(self.base, self.mask, variables)
+                colour = state.space.result(self.base, self.mask, state.variables)
                 # Out-of-range input pixels that the attack left alone go back exactly as they came.
                 if self.base is not self.colour:
                     colour = torch.where(colour == self.base, self.colour, colour)
@@ -176,7 +270,8 @@ class _Run:
 
 def _in_range(colour: Tensor) -> Tensor:
     """Clamped to [0,1]: as most pictures are already, the same tensor where it can be, since it is as large as the photo."""
-    # Copied all the same where the copy lies otherwise in memory, as every picture made of it will: kernels round differently for each.
+    # Copied all the same where clamping would give other strides (channels last): pictures made of it have those, and kernels round
+    # differently for each layout.
     stays = torch.empty_strided(colour.shape, colour.stride(), device="meta").clamp(0, 1).stride() == colour.stride()
     return colour if stays and bool(((colour >= 0) & (colour <= 1)).all()) else colour.clamp(0, 1)
 

@@ -12,7 +12,10 @@ from .observation import Observation
 
 
 class Loss(Protocol):
-    """One equation. Asks observations for features; never calls a surrogate on an image itself."""
+    """One equation. Asks observations for features; never calls a surrogate on an image itself.
+
+    One whose surrogates learn during the run is a learning.Learns too.
+    """
 
     @property
     def surrogates(self) -> tuple[object, ...]:
@@ -67,7 +70,7 @@ class Objective:
             size = float(term.loss(clean, adversarial).abs()) if term.scaled and term.weight else 0.0
             return replace(term, weight=term.weight / size, scaled=False) if size > 0 else term
 
-        with torch.no_grad():
+        with torch.no_grad(), adversarial.beside(clean):
             return Objective(tuple(fixed(term) for term in self.terms))
 
     def backward(self, clean: Observation, adversarial: Observation, *, scale: float = 1.0) -> dict[str, Tensor]:

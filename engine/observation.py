@@ -15,6 +15,13 @@ from .picture import resize
 
 Features = tuple[Tensor, ...]
 
+Cut = Callable[[object, Hashable, Callable[[], Features]], Features]
+"""(owner, key, compute) -> what `compute` returns, of which it may be made a feature, see Observation.features."""
+
+
+def uncut(owner: object, key: Hashable, compute: Callable[[], Features]) -> Features:
+    return compute()
+
 
 class LatentEncoder(Protocol):
     """A VAE's encoder: image [B,3,H,W] in [0,1] -> latent [B,C,...]."""
@@ -61,12 +68,12 @@ class WorkingSize:
 class _Cut:
     """A place where the graph is cut: terms read the leaves, the gradient that gathers there flows on when it is released."""
 
-    name: Hashable
+    name: tuple[int, Hashable]
     owner: object
     compute: Callable[[], Features]
     leaves: Features
     outputs: Features | None
-    lasting: bool
+    held: bool
 
 
 _PICTURE = object()
@@ -81,27 +88,47 @@ class Observation:
     feature's graph, and only until anything else is computed: the others are recomputed when their gradient is due, so that no two
     networks hold memory at a time. Computations must be deterministic.
 
-    A picture without grad (the clean side) is computed without grad and keeps its features as long as the object lives.
+    So is the picture itself: a space's rendering, with the networks inside it, is the first feature.
+
+    A picture without grad (the clean side) is computed without grad and keeps its features as long as the object lives, except those that
+    are not `lasting` and those of surrogates that have learned (`forget`).
     """
 
     def __init__(
         self,
-        picture: Tensor,
+        picture: Tensor | Callable[[Cut], Tensor],
         *,
+        surrogates: Collection[object] = (),
         transform: Callable[[Tensor], Tensor] | None = None,
         draws: Draws | None = None,
         low_memory: bool = False,
     ) -> None:
-        """draws: the random numbers of the losses for this look; always the same ones when left out."""
+        """picture: [B,1 or 3,h,w] at working size, or how it is rendered from tensors that require grad; a rendering puts what one network
+        hands to the next through the Cut that it is given. surrogates: networks that the rendering runs; where there are some, low
+        memory renders again when the picture's gradient is due.
+        draws: the random numbers of the losses for this look; always the same ones when left out.
+        """
         self.draws: Draws = SeededDraws(0) if draws is None else draws
-        self._tracked = picture.requires_grad
+        self._tracked = not isinstance(picture, Tensor) or picture.requires_grad
         self._low_memory = low_memory
         self._cuts: list[_Cut] = []
-        self._known: dict[Hashable, Features] = {}
+        self._known: dict[tuple[int, Hashable], Features] = {}
+        self._passing: set[tuple[int, Hashable]] = set()
         self._companion: Observation | None = None
         self._depth = 0
-        (self._untransformed,) = self._observe("picture", _PICTURE, lambda: (picture,), lasting=True)
         self._transform = transform
+        self._untransformed = self._picture(picture, held=not surrogates)
+
+    def _picture(self, picture: Tensor | Callable[[Cut], Tensor], *, held: bool) -> Tensor:
+        def compute() -> Features:
+            return (picture if isinstance(picture, Tensor) else picture(self.features),)
+
+        try:
+            return self._observe((id(_PICTURE), "picture"), _PICTURE, compute, held=held)[0]
+        except BaseException:
+            # Nobody has this object yet who could.
+            self.discard()
+            raise
 
     @property
     def untransformed(self) -> Tensor:
@@ -122,19 +149,32 @@ class Observation:
     def embedding(self, encoder: ImageEncoder) -> Tensor:
         return self.features(encoder, "embedding", lambda: (encoder.embed(self.image),))[0]
 
-    def features(self, owner: object, key: Hashable, compute: Callable[[], Features]) -> Features:
-        """What `compute` returns, computed once per (owner, key). `owner` is the surrogate: a loss lists it in `surrogates`."""
+    def features(self, owner: object, key: Hashable, compute: Callable[[], Features], *, lasting: bool = True) -> Features:
+        """What `compute` returns, computed once per (owner, key). `owner` is the surrogate: a loss lists it in `surrogates`.
+
+        lasting: False for what belongs to one look, such as what was made of its random numbers: the clean picture forgets it after.
+        """
         name = (id(owner), key)
         known = self._known.get(name)
-        return self._observe(name, owner, compute) if known is None else known
+        if known is not None:
+            return known
+        if not lasting:
+            self._passing.add(name)
+        return self._observe(name, owner, compute)
 
-    def _observe(self, name: Hashable, owner: object, compute: Callable[[], Features], *, lasting: bool = False) -> Features:
+    def forget(self, owners: Collection[object]) -> None:
+        """Of a clean picture: drop every feature of these surrogates, which have learned since. Those that others own and were computed
+        from them stay, so that a loss names these owners too."""
+        stale = {id(owner) for owner in owners}
+        self._known = {name: features for name, features in self._known.items() if name[0] not in stale}
+
+    def _observe(self, name: tuple[int, Hashable], owner: object, compute: Callable[[], Features], *, held: bool = False) -> Features:
         if self._companion is not None:
             self._companion.make_room(owner)
         if self._tracked:
             self.make_room()
         # Inside another feature's computation, whose own network runs next, low memory keeps no graph.
-        keep_graph = self._tracked and (lasting or not self._low_memory or self._depth == 0)
+        keep_graph = self._tracked and (held or not self._low_memory or self._depth == 0)
         self._depth += 1
         try:
             with torch.set_grad_enabled(keep_graph):
@@ -143,7 +183,7 @@ class Observation:
             self._depth -= 1
         if self._tracked:
             leaves = tuple(output.detach().requires_grad_() for output in outputs)
-            self._cuts.append(_Cut(name, owner, compute, leaves, outputs if keep_graph else None, lasting))
+            self._cuts.append(_Cut(name, owner, compute, leaves, outputs if keep_graph else None, held))
             outputs = leaves
         self._known[name] = outputs
         return outputs
@@ -155,17 +195,24 @@ class Observation:
         """
         if self._low_memory:
             for cut in self._cuts:
-                if not cut.lasting and cut.owner is not owner:
+                if not cut.held and cut.owner is not owner:
                     cut.outputs = None
 
     @contextlib.contextmanager
     def beside(self, clean: Observation) -> Iterator[None]:
-        """While it lasts, what is computed for the clean picture makes room among this one's graphs too."""
+        """One look. While it lasts, what is computed for the clean picture makes room among this one's graphs too."""
         clean._companion = self
+        clean._forget_passing()
         try:
             yield
         finally:
             clean._companion = None
+            clean._forget_passing()
+
+    def _forget_passing(self) -> None:
+        for name in self._passing:
+            self._known.pop(name, None)
+        self._passing.clear()
 
     def release(self, *, needed: Collection[object] = ()) -> None:
         """Send gathered gradients back and free graphs, newest feature first, down to one that `needed` surrogates own.

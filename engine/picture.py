@@ -109,10 +109,22 @@ def squash(image: Tensor, side: int) -> Tensor:
     return torch.stack([one(picture) for picture in image]).to(image.device)
 
 
-def amplified(clean: Tensor, protected: Tensor, *, budget: float) -> Tensor:
-    """The perturbation around middle grey, scaled so that +-budget levels fill [0,1]; shape of the colour part of `clean`."""
-    difference = to_levels(split_alpha(protected)[0]) - to_levels(split_alpha(clean)[0])
-    return (0.5 + difference / (2 * budget)).clamp(0, 1)
+def largest_change(clean: Tensor, protected: Tensor) -> float:
+    """Of a value of the colour part of [B,C,H,W] in the whole batch, in 8-bit levels."""
+    return float(_change(clean, protected).abs().max())
+
+
+def amplified(clean: Tensor, protected: Tensor, *, budget: float | None) -> Tensor:
+    """The perturbation around middle grey, scaled so that +-budget levels fill [0,1]; shape of the colour part of `clean`.
+
+    budget: None for the largest change that there is, at least 1 level.
+    """
+    change = _change(clean, protected)
+    return (0.5 + change / (2 * (float(change.abs().max().clamp_min(1)) if budget is None else budget))).clamp(0, 1)
+
+
+def _change(clean: Tensor, protected: Tensor) -> Tensor:
+    return to_levels(split_alpha(protected)[0]) - to_levels(split_alpha(clean)[0])
 
 
 def check_finite(image: Tensor) -> None:
@@ -122,3 +134,11 @@ def check_finite(image: Tensor) -> None:
             "The picture has pixels that are not numbers (NaN or infinity): look for the node before this one that made them, "
             "often a VAE Decode in half precision."
         )
+
+
+def nearest_signed(image: Tensor, size: int = 224) -> Tensor:
+    """[B,3,H,W] in [0,1] -> [B,3,size,size] in [-1,1], by nearest pixel, the aspect not kept, not normalised.
+
+    How Dormant's official code prepares pictures for CLIP. CLIP was trained otherwise, and victims prepare them otherwise.
+    """
+    return F.interpolate(image * 2 - 1, size=(size, size))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -13,33 +13,40 @@ Weights = dict[str, Tensor]
 
 
 @contextlib.contextmanager
-def one_at_a_time(networks: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
+def one_at_a_time(networks: Sequence[nn.Module], device: torch.device, *, trained: Collection[nn.Parameter] = ()) -> Iterator[None]:
     """While it lasts, only the network that was called last has its weights on `device`, and the next one's are on their way.
 
     Which comes next is learned from the first round. A network's backward pass must end before another network is called,
     as Observation(low_memory=True) and Objective see to. Weights are never changed, and are in the host's memory afterwards
     as they have to be before.
+
+    trained: parameters that change while it lasts (see engine.learning). They take no turns and stay on the device, which is where an
+    optimiser then keeps its state, and come to the host's memory as they are by then.
     """
-    turns = _Turns(networks, device)
+    turns = _Turns(networks, device, {id(parameter) for parameter in trained})
     hooks = [network.register_forward_pre_hook(partial(turns.take, index)) for index, network in enumerate(networks)]
     try:
+        for parameter in trained:
+            parameter.data = parameter.data.to(device)
         yield
     finally:
         for hook in hooks:
             hook.remove()
         turns.end()
+        for parameter in trained:
+            parameter.data = parameter.data.cpu()
 
 
 class _Turns:
-    def __init__(self, networks: Sequence[nn.Module], device: torch.device) -> None:
-        self._networks, self._device = networks, device
+    def __init__(self, networks: Sequence[nn.Module], device: torch.device, staying: Collection[int]) -> None:
+        self._networks, self._device, self._staying = networks, device, staying
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)
             for network in networks:
                 # Only from pinned memory do copies run beside the computation; while it lasts, in place of the pageable one.
-                _replace(network, _pinned)
-        self._homes = [_tensors(network) for network in networks]
+                _replace(network, _pinned, staying)
+        self._homes = [{name: tensor.data for name, tensor in _tensors(network, staying)} for network in networks]
         self._current: int | None = None
         # What followed a network depends on what came before it: a ReferenceNet is called before its animator and after it.
         self._after: dict[tuple[int | None, int | None], int] = {}
@@ -54,7 +61,7 @@ class _Turns:
         self._leave()
         arrived = self._coming[1] if self._coming is not None and self._coming[0] == index else None
         self._coming = None
-        _assign(self._networks[index], self._arrival(self._copies(index) if arrived is None else arrived))
+        self._assign(index, self._arrival(self._copies(index) if arrived is None else arrived))
         self._before, self._current = self._current, index
         following = self._after.get((self._before, self._current))
         if following is not None:
@@ -65,7 +72,7 @@ class _Turns:
         self._current = self._coming = None
         if self._stream is not None:
             for network in self._networks:
-                _replace(network, Tensor.clone)
+                _replace(network, Tensor.clone, self._staying)
             _empty_host_cache()
 
     def _leave(self) -> None:
@@ -73,7 +80,11 @@ class _Turns:
             # The host must not run ahead of the device here: weights that left would pile up behind those that come.
             torch.cuda.current_stream(self._device).synchronize()
         if self._current is not None:
-            _assign(self._networks[self._current], self._homes[self._current])
+            self._assign(self._current, self._homes[self._current])
+
+    def _assign(self, index: int, weights: Weights) -> None:
+        for name, tensor in _tensors(self._networks[index], self._staying):
+            tensor.data = weights[name]
 
     def _copies(self, index: int) -> Weights:
         with torch.cuda.stream(self._stream) if self._stream is not None else contextlib.nullcontext():
@@ -90,13 +101,9 @@ class _Turns:
         return weights
 
 
-def _tensors(network: nn.Module) -> Weights:
-    return {name: tensor.data for name, tensor in (*network.named_parameters(), *network.named_buffers())}
-
-
-def _assign(network: nn.Module, weights: Weights) -> None:
-    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-        tensor.data = weights[name]
+def _tensors(network: nn.Module, staying: Collection[int]) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers with their names, without those that stay, by identity."""
+    return ((name, tensor) for name, tensor in (*network.named_parameters(), *network.named_buffers()) if id(tensor) not in staying)
 
 
 def _pinned(tensor: Tensor) -> Tensor:
@@ -115,6 +122,6 @@ def _empty_host_cache() -> None:
         empty()
 
 
-def _replace(network: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
-    for tensor in (*network.parameters(), *network.buffers()):
+def _replace(network: nn.Module, make: Callable[[Tensor], Tensor], staying: Collection[int]) -> None:
+    for _, tensor in _tensors(network, staying):
         tensor.data = make(tensor.data)

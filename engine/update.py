@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -17,11 +18,40 @@ Variables = tuple[Tensor, ...]
 Ascent = Callable[[Variables, Variables], Variables]
 
 
+Schedule = Literal["constant", "linear", "cosine"]
+"""How a step size goes on from its first value: see `step_sizes`."""
+
+LAST = 0.01
+"""What a decaying step size tends to, of its first value, as in PhotoGuard's and Silencer's code."""
+
+
+def step_sizes(first: float, schedule: Schedule, steps: int) -> Iterator[float]:
+    """The size of each of `steps` steps, k = 0, 1, ...; afterwards LAST times the first for ever, or the first where it is constant.
+
+    linear: first * (1 - (1 - LAST) k / steps). cosine: first * (LAST + (1 - LAST) (1 + cos(pi k / steps)) / 2), Loshchilov and Hutter 2017.
+    """
+    for step in range(steps):
+        share = step / steps
+        match schedule:
+            case "constant":
+                yield first
+            case "linear":
+                yield first * (1 - (1 - LAST) * share)
+            case "cosine":
+                yield first * (LAST + (1 - LAST) * (1 + math.cos(math.pi * share)) / 2)
+    while True:
+        yield first if schedule == "constant" else first * LAST
+
+
 class Update(Protocol):
     """A rule's settings; `begin` starts a run of it."""
 
-    def begin(self, variables: Variables, *, unit: float) -> Ascent:
-        """`unit` is one budget unit in the variables' own scale. Returns (variables, gradients) -> stepped variables."""
+    def begin(self, variables: Variables, *, unit: float, steps: int = 1, clean: Tensor | None = None) -> Ascent:
+        """Returns (variables, gradients) -> stepped variables.
+
+        unit: one budget unit in the variables' own scale. steps: how many there will be, for step sizes that decay. clean: the picture
+        [B,1 or 3,H,W] in [0,1] that the run began from, for rules that look at it.
+        """
         ...
 
 
@@ -31,8 +61,10 @@ class MomentumSign:
 
     step: float = 1.0
     decay: float = 0.5
+    schedule: Schedule = "constant"
 
-    def begin(self, variables: Variables, *, unit: float) -> Ascent:
+    def begin(self, variables: Variables, *, unit: float, steps: int = 1, clean: Tensor | None = None) -> Ascent:
+        sizes = step_sizes(self.step * unit, self.schedule, steps)
         momenta = [torch.zeros_like(variable) for variable in variables]
 
         def ascend(variables: Variables, gradients: Variables) -> Variables:
@@ -41,7 +73,8 @@ class MomentumSign:
                 mean = mean.clamp_min(torch.finfo(mean.dtype).tiny)
                 for rows in strips(gradient):
                     momentum[..., rows, :].mul_(self.decay).add_(gradient[..., rows, :] / mean)
-            return tuple(_along_sign(v, m, self.step * unit) for v, m in zip(variables, momenta, strict=True))
+            size = next(sizes)
+            return tuple(_along_sign(v, m, size) for v, m in zip(variables, momenta, strict=True))
 
         return ascend
 
@@ -51,12 +84,40 @@ class Sign:
     """PGD's step (Madry et al. 2018), Dormant Eq 6: along sign(grad), without memory."""
 
     step: float = 1.0
+    schedule: Schedule = "constant"
 
-    def begin(self, variables: Variables, *, unit: float) -> Ascent:
+    def begin(self, variables: Variables, *, unit: float, steps: int = 1, clean: Tensor | None = None) -> Ascent:
+        sizes = step_sizes(self.step * unit, self.schedule, steps)
+
         def ascend(variables: Variables, gradients: Variables) -> Variables:
-            return tuple(_along_sign(v, g, self.step * unit) for v, g in zip(variables, gradients, strict=True))
+            size = next(sizes)
+            return tuple(_along_sign(v, g, size) for v, g in zip(variables, gradients, strict=True))
 
         return ascend
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """PGD's step for an L2 ball (Madry et al. 2018): along grad / |grad|, `step` budget units of root mean square per picture."""
+
+    step: float = 1.0
+    schedule: Schedule = "constant"
+
+    def begin(self, variables: Variables, *, unit: float, steps: int = 1, clean: Tensor | None = None) -> Ascent:
+        sizes = step_sizes(self.step * unit, self.schedule, steps)
+
+        def ascend(variables: Variables, gradients: Variables) -> Variables:
+            size = next(sizes)
+            return tuple(v + _normalised(g) * size for v, g in zip(variables, gradients, strict=True))
+
+        return ascend
+
+
+def _normalised(gradient: Tensor) -> Tensor:
+    """To a root mean square of 1 per picture. The largest value is taken out first: squares of small gradients would be zero."""
+    values = tuple(range(1, gradient.ndim))
+    scaled = gradient / gradient.abs().amax(dim=values, keepdim=True).clamp_min(torch.finfo(gradient.dtype).tiny)
+    return scaled / scaled.square().mean(dim=values, keepdim=True).sqrt().clamp_min(torch.finfo(gradient.dtype).eps)
 
 
 def _along_sign(variable: Tensor, direction: Tensor, size: float) -> Tensor:
@@ -73,13 +134,16 @@ class Adam:
 
     step: float = 1.0
     betas: tuple[float, float] = (0.9, 0.999)
+    schedule: Schedule = "constant"
 
-    def begin(self, variables: Variables, *, unit: float) -> Ascent:
+    def begin(self, variables: Variables, *, unit: float, steps: int = 1, clean: Tensor | None = None) -> Ascent:
+        sizes = step_sizes(self.step * unit, self.schedule, steps)
         held = [torch.nn.Parameter(variable.detach().clone()) for variable in variables]
         # Without foreach the memory for a 12-megapixel picture stays at one temporary instead of four.
         optimiser = torch.optim.Adam(held, lr=self.step * unit, betas=self.betas, eps=1e-12, maximize=True, foreach=False)
 
         def ascend(variables: Variables, gradients: Variables) -> Variables:
+            optimiser.param_groups[0]["lr"] = next(sizes)
             with torch.no_grad():
                 for parameter, variable, gradient in zip(held, variables, gradients, strict=True):
                     parameter.copy_(variable)

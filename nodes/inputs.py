@@ -1,11 +1,11 @@
-"""Inputs that nodes of several rooms have."""
+"""Inputs that nodes of several folders have."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
 from ..engine.draws import SEEDS
-from .sockets import EoTSocket
+from .sockets import EoTSocket, I2VSurrogateSocket, ReferenceNetSocket
 
 VICTIMS_VAE = "The VAE that the attacker's model uses, or one like it."
 FAST, LOW_MEMORY = "fast", "low memory"
@@ -48,3 +48,53 @@ def mask_input() -> io.Mask.Input:
 def precision_input() -> io.Combo.Input:
     tooltip = "Auto takes fp16 on a GPU that is fast with it, and fp32 elsewhere. On the CPU bf16 halves the memory, and is slow."
     return io.Combo.Input("precision", options=["auto", "fp32", "bf16", "fp16"], advanced=True, tooltip=tooltip)
+
+
+def reference_nets_input() -> io.Autogrow.Input:
+    net = ReferenceNetSocket.Input("reference_net", tooltip="From Load ReferenceNet; several make an ensemble.")
+    template = io.Autogrow.TemplatePrefix(net, prefix="reference_net", min=0, max=8)
+    return io.Autogrow.Input("reference_nets", template=template, tooltip="The networks that animators read the photo with.")
+
+
+def vae_input() -> io.Vae.Input:
+    return io.Vae.Input("vae", tooltip="The VAE of Stable Diffusion 1.5, best vae-ft-mse-840000, whose latents these networks read.")
+
+
+def clip_vision_input(*, optional: bool) -> io.ClipVision.Input:
+    tooltip = "The image encoder of sd-image-variations (ViT-L/14), which AnimateAnyone's networks read the photo with."
+    return io.ClipVision.Input("clip_vision", optional=optional, tooltip=tooltip)
+
+
+def clip_input() -> io.Clip.Input:
+    tooltip = (
+        "The text encoder of SD 1.5, for the empty prompt that MagicAnimate, MagicPose and SD 1.5 nets read. Without it they read zeros."
+    )
+    return io.Clip.Input("clip", optional=True, tooltip=tooltip)
+
+
+def surrogate_input() -> io.Custom.Input:
+    return I2VSurrogateSocket.Input("i2v_surrogate", tooltip="From I2V Surrogate.")
+
+
+def scaled_input() -> io.Boolean.Input:
+    tooltip = "Divide by the loss's first value, so that weights mean the same for every model. The paper only says: of similar magnitude."
+    return io.Boolean.Input("scaled", default=True, advanced=True, tooltip=tooltip)
+
+
+def target_input() -> io.Image.Input:
+    return io.Image.Input("target", optional=True, tooltip="What the model is led to see; black, as in the paper, if not connected.")
+
+
+def reach_input() -> io.Float.Input:
+    tooltip = "How far frames are pushed from the clean video, as a multiple of the model's own error; 0 only pulls towards the target."
+    return io.Float.Input("reach", default=2.0, min=0.0, max=100.0, step=0.1, advanced=True, tooltip=tooltip)
+
+
+def attacked_image_input() -> io.Image.Input:
+    return io.Image.Input("image", tooltip="The picture to attack: the protected one, and for comparison the clean one.")
+
+
+def attack_seed_input() -> io.Int.Input:
+    return io.Int.Input(
+        "seed", default=0, min=0, max=SEEDS - 1, control_after_generate=True, tooltip="Use one seed for clean and protected."
+    )

@@ -13,8 +13,8 @@ import torch
 from diffusers.models.attention_processor import Attention
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from stillguard.engine.animators.autoencoder import VictimAutoencoder
-from stillguard.engine.animators.lab_victim import FILE, NETWORKS, LabVictim
+from stillguard.engine.animators.lab_victims.autoencoder import VictimAutoencoder
+from stillguard.engine.animators.lab_victims.victim import FILE, NETWORKS, LabVictim
 from stillguard.engine.animators.pose_animator import load_pose_animator
 from stillguard.engine.surrogates.reference_net import load_reference_net
 from stillguard.engine.surrogates.tiny_autoencoder import load_tiny_autoencoder
@@ -22,7 +22,7 @@ from stillguard.engine.weights.reading import WeightsError
 from stillguard.lab import animator, train_animator, train_encoder, train_measure, train_victims
 from stillguard.lab.pairs import Pair, load_pairs, openpose
 from stillguard.lab.pose_pictures import COLOURS, draw_pose
-from stillguard.lab.training import Loss, Training
+from stillguard.lab.training import Loss, Training, shipped
 
 
 def write_pairs(folder: Path, numbers: Iterable[int], *, still: int | None = None, poseless: int | None = None) -> None:
@@ -272,7 +272,7 @@ def victims(tmp_path: Path) -> Path:
     for name, network in networks.items():
         for parameter in network.parameters():  # nothing may be zero, or a mix-up could hide
             torch.nn.init.normal_(parameter, std=0.05) if not parameter.any() else None
-        save_file(train_victims.halved(network.state_dict()), tmp_path / FILE.format(name))
+        save_file(shipped(network.state_dict(), network)[0], tmp_path / FILE.format(name))
     return tmp_path
 
 

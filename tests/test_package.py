@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 import tomllib
@@ -19,15 +20,15 @@ def modules(folder: str) -> list[Path]:
     return sorted((ROOT / folder).rglob("*.py"))
 
 
-def imported(file: Path) -> set[str]:
-    """Full names of what a file imports outside of `if TYPE_CHECKING`, relative ones resolved to `stillguard...`."""
+def imported(file: Path, *, typing: bool = False) -> set[str]:
+    """Full names of what a file imports, relative ones resolved to `stillguard...`. typing: also below `if TYPE_CHECKING`."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
     unseen = {id(inner) for block in blocks for inner in ast.walk(block)}
     package = ["stillguard", *file.parent.relative_to(ROOT).parts]
     found = set()
     for node in ast.walk(tree):
-        if id(node) in unseen:
+        if id(node) in unseen and not typing:
             continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
@@ -74,6 +75,45 @@ def test_only_the_bridge_knows_comfyuis_insides(file: Path) -> None:
     assert "bridge" in file.parts or not within(imported(file), *INSIDES)
 
 
+ROOMS = ("surrogates", "losses", "protect", "attack", "evaluate")
+
+
+def imports() -> dict[str, set[str]]:
+    """Of every module of the package the modules of the package that it imports, for type checkers too."""
+    files = {".".join(("stillguard", *file.relative_to(ROOT).with_suffix("").parts)): file for folder in OURS for file in modules(folder)}
+    known = {name.removesuffix(".__init__"): file for name, file in files.items()}
+
+    def found(file: Path) -> set[str]:
+        names = imported(file, typing=True)
+        return {name if name in known else name.rpartition(".")[0] for name in names} & known.keys()
+
+    return {name: found(file) - {name} for name, file in known.items()}
+
+
+OURS = ("engine", "nodes", "lab")
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    left = imports()
+    while ready := {name for name, needs in left.items() if not needs & left.keys()}:
+        left = {name: needs for name, needs in left.items() if name not in ready}
+    assert not left, f"a circle among {sorted(left)}"
+
+
+def test_rooms_use_the_bridge_and_the_bridge_no_room() -> None:
+    """And no room another, but Protect the losses: the whole methods are made of these."""
+    graph = imports()
+    assert any(".bridge." in name for name in graph)
+    for name, needs in graph.items():
+        home = name.split(".")[2:3]
+        if name.startswith("stillguard.nodes.bridge"):
+            assert not {need for need in needs if need.startswith("stillguard.nodes") and ".bridge" not in need}, name
+        elif home and home[0] in ROOMS and name.startswith("stillguard.nodes"):
+            allowed = {home[0], *(("losses",) if home[0] == "protect" else ())}
+            strange = {need for need in needs if need.startswith("stillguard.nodes.") and need.split(".")[2] in {*ROOMS} - allowed}
+            assert not strange, name
+
+
 def test_the_check_of_imports_sees_every_form(tmp_path: Path) -> None:
     """Guards the two tests above."""
     file = ROOT / "engine" / "losses" / "dormant.py"
@@ -108,6 +148,33 @@ def test_dependencies_have_floors_and_never_touch_what_comfyui_brings() -> None:
         assert "==" not in requirement
         assert "<" not in requirement
         assert not requirement.startswith(("torch", "torchvision", "torchaudio", "numpy"))
+
+
+# pip's name -> the name in Python, where they differ.
+MODULES = {"open_clip_torch": "open_clip"}
+
+
+def test_every_dependency_is_used_by_the_product_and_every_import_is_declared() -> None:
+    """Those that ComfyUI brings itself need no declaration, and no other package is imported."""
+    declared = {re.split(r"[<>=]", requirement)[0] for requirement in PYPROJECT["project"]["dependencies"]}
+    product = {name.split(".")[0] for folder in ("engine", "nodes", "lab") for file in modules(folder) for name in imported(file)}
+    for requirement in declared:
+        assert MODULES.get(requirement, requirement) in product
+    brought = {"torch", "numpy", "PIL", "safetensors", "scipy", "av", "psutil"}
+    of_comfyui = {
+        "comfy",
+        "comfy_api",
+        "comfy_execution",
+        "comfy_extras",
+        "comfyui_version",
+        "folder_paths",
+        "latent_preview",
+        "node_helpers",
+        "nodes",
+        "server",
+    }
+    known = {MODULES.get(name, name) for name in declared} | brought | of_comfyui | {"stillguard"} | sys.stdlib_module_names
+    assert product <= known
 
 
 def test_registry_metadata_is_complete() -> None:

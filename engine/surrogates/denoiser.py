@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from ..draws import stream
+from ..draws import placed, stream
 from ..observation import Features, LatentEncoder, Observation
 
 
@@ -88,24 +88,26 @@ class PictureSetup:
     def estimate(self, seen: Observation, noise: Tensor, level: float, *, taps: Sequence[Tap] = (), negative: bool = False) -> Features:
         """Of the picture's latents with this noise at this level, then the taps; computed once for each level, prompt and choice of taps.
 
-        The noise is the same for all losses of one look, as `Draws` gives it.
+        The noise is the same for all losses of one look, as `Draws` gives it, and of the clean picture nothing stays after that look.
         """
         noisy = self.model.noised(self.latent(seen), noise, level)
         key = ("estimate", level, negative, tuple(taps), id(self.vae))
-        return seen.features(self.model, key, lambda: self.model.estimate(noisy, level, taps=taps, negative=negative))
+        return seen.features(self.model, key, lambda: self.model.estimate(noisy, level, taps=taps, negative=negative), lasting=False)
 
 
 @dataclass(frozen=True, eq=False)
 class VideoSetup:
     """From which X_t a video model is asked for the clean and the adversarial picture: the clean picture's video, noised.
 
-    levels: noise levels in [0,1]; each has its own fixed noise, so that the clean picture is asked only once for each. One is drawn
-    at each step, the same for all terms. Losses that want other levels have a setup of their own over the same model.
+    levels: noise levels in [0,1], of which one is drawn at each look, the same for all terms of the setup. fresh: the noise is drawn
+    at each look too; else each level has its own, and the clean picture is asked only once for each. Losses that want other levels or noise
+    have a setup of their own over the same model, whose video of the clean picture they share.
     """
 
     model: VideoModel
     levels: tuple[float, ...] = (0.125, 0.375, 0.625, 0.875)
     seed: int = 0
+    fresh: bool = False
     _taps: list[Tap] = field(default_factory=list, repr=False)
 
     @property
@@ -132,21 +134,24 @@ class VideoSetup:
     def estimates(self, clean: Observation, adversarial: Observation) -> tuple[Features, Features]:
         """Of the clean and of the adversarial picture, from the same X_t."""
         index = adversarial.draws.integer("video", len(self.levels))
-        noisy, level, taps = self.start(clean, index), self.levels[index], self.taps
+        noisy, level, taps = self.start(clean, adversarial, index), self.levels[index], self.taps
 
         def estimate(seen: Observation) -> Features:
             conditioning = seen.features(self.model.conditioner, ("conditioning", id(self.model)), lambda: self.model.condition(seen.image))
-            key = ("estimate", id(self), index)
-            return seen.features(self.model, key, lambda: self.model.estimate(noisy, level, conditioning, taps=taps))
+            key, lasting = ("estimate", id(self), index), not self.fresh
+            return seen.features(self.model, key, lambda: self.model.estimate(noisy, level, conditioning, taps=taps), lasting=lasting)
 
         return estimate(clean), estimate(adversarial)
 
-    def start(self, clean: Observation, index: int) -> Tensor:
-        """X_t at the level of that index."""
+    def start(self, clean: Observation, adversarial: Observation, index: int) -> Tensor:
+        """X_t at the level of that index; fresh noise is that of the adversarial picture's look."""
 
         def noised() -> Features:
             prior = self.prior(clean)
-            noise = torch.randn(prior.shape, generator=stream(self.seed, f"video {index}")).to(prior)
+            if self.fresh:
+                noise = placed(adversarial.draws.normal("video noise", tuple(prior.shape)), prior)
+            else:
+                noise = torch.randn(prior.shape, generator=stream(self.seed, f"video {index}")).to(prior)
             return (self.model.noised(prior, noise, self.levels[index]),)
 
-        return clean.features(self.model, ("start", id(self), index), noised)[0]
+        return clean.features(self.model, ("start", id(self), index), noised, lasting=not self.fresh)[0]

@@ -11,15 +11,15 @@ from ...engine.animators.pose_animator import last_timesteps, noise_schedule
 from ...engine.losses import dormant
 from ...engine.weights.catalogue import catalogue
 from ..bridge.model_files import choices, find_file
-from ..bridge.protect.losses import LossSpec
+from ..bridge.protect.loss_spec import LossSpec
 from ..bridge.surrogates.animators import LoadedPoseAnimator, LoadedReferenceNet, animator_view, check_pair
 from ..bridge.surrogates.clip_vision import Preparation, clip_vision_view
 from ..bridge.surrogates.perceptual import perceptual_view
 from ..bridge.surrogates.reference import ReferenceSockets
-from ..bridge.surrogates.residents import Surrogates
+from ..bridge.surrogates.run_surrogates import Surrogates
 from ..bridge.surrogates.text import empty_prompt
 from ..bridge.surrogates.vae import tiled_vae_view, vae_view
-from ..inputs import VICTIMS_VAE, weight_input
+from ..inputs import VICTIMS_VAE, clip_input, clip_vision_input, reference_nets_input, vae_input, weight_input
 from ..sockets import LossSocket, PoseAnimatorSocket, ReferenceNetSocket
 
 if TYPE_CHECKING:
@@ -175,28 +175,6 @@ class LPIPSPenalty(io.ComfyNode):
     @classmethod
     def execute(cls, backbone: str, weight: float, threshold: float) -> io.NodeOutput:
         return io.NodeOutput((lpips_penalty(weight, backbone, threshold),))
-
-
-def reference_nets_input() -> io.Autogrow.Input:
-    net = ReferenceNetSocket.Input("reference_net", tooltip="From Load ReferenceNet; several make an ensemble.")
-    template = io.Autogrow.TemplatePrefix(net, prefix="reference_net", min=0, max=8)
-    return io.Autogrow.Input("reference_nets", template=template, tooltip="The networks that animators read the photo with.")
-
-
-def vae_input() -> io.Vae.Input:
-    return io.Vae.Input("vae", tooltip="The VAE of Stable Diffusion 1.5, best vae-ft-mse-840000, whose latents these networks read.")
-
-
-def clip_vision_input(*, optional: bool) -> io.ClipVision.Input:
-    tooltip = "The image encoder of sd-image-variations (ViT-L/14), which AnimateAnyone's networks read the photo with."
-    return io.ClipVision.Input("clip_vision", optional=optional, tooltip=tooltip)
-
-
-def clip_input() -> io.Clip.Input:
-    tooltip = (
-        "The text encoder of SD 1.5, for the empty prompt that MagicAnimate, MagicPose and SD 1.5 nets read. Without it they read zeros."
-    )
-    return io.Clip.Input("clip", optional=True, tooltip=tooltip)
 
 
 class ReferenceNetFeatureLoss(io.ComfyNode):

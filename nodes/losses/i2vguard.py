@@ -9,35 +9,17 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...engine.losses import i2vguard
-from ..bridge.protect.losses import LossSpec
-from ..bridge.surrogates.residents import Surrogates
+from ..bridge.protect.loss_spec import LossSpec
+from ..bridge.surrogates.run_surrogates import Surrogates
 from ..bridge.surrogates.vae import vae_view
 from ..bridge.video.model import VideoSurrogate, video_setup
-from ..inputs import VICTIMS_VAE, weight_input
-from ..sockets import I2VSurrogateSocket, LossSocket
+from ..inputs import VICTIMS_VAE, reach_input, scaled_input, surrogate_input, target_input, weight_input
+from ..sockets import LossSocket
 
 if TYPE_CHECKING:
     import comfy.sd
 
 CATEGORY = "stillguard/losses/i2vguard"
-
-
-def surrogate_input() -> io.Custom.Input:
-    return I2VSurrogateSocket.Input("i2v_surrogate", tooltip="From I2V Surrogate.")
-
-
-def scaled_input() -> io.Boolean.Input:
-    tooltip = "Divide by the loss's first value, so that weights mean the same for every model. The paper only says: of similar magnitude."
-    return io.Boolean.Input("scaled", default=True, advanced=True, tooltip=tooltip)
-
-
-def target_input() -> io.Image.Input:
-    return io.Image.Input("target", optional=True, tooltip="What the model is led to see; black, as in the paper, if not connected.")
-
-
-def reach_input() -> io.Float.Input:
-    tooltip = "How far frames are pushed from the clean video, as a multiple of the model's own error; 0 only pulls towards the target."
-    return io.Float.Input("reach", default=2.0, min=0.0, max=100.0, step=0.1, advanced=True, tooltip=tooltip)
 
 
 def target_latent(weight: float, vae: comfy.sd.VAE, target: Tensor | None, *, scaled: bool = True) -> LossSpec:

@@ -7,29 +7,32 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...engine.space import RGB
+from ...engine.spaces import RGB
 from ...engine.surrogates.reference_net import ANIMATE_ANYONE
 from ...engine.surrogates.sd_unet import LATENT_SCALE
 from ...engine.transforms import EoT
 from ...engine.update import MomentumSign
 from ...engine.weights.catalogue import catalogue
 from ..bridge.model_files import choices
-from ..bridge.protect.losses import Losses, LossSpec
-from ..bridge.protect.run import Settings, protect_images, squashed
+from ..bridge.protect.loss_spec import Losses, LossSpec
+from ..bridge.protect.run import Settings, protect_images, space_spec, squashed
 from ..bridge.surrogates.reference import ReferenceSockets
 from ..bridge.surrogates.text import empty_prompt
-from ..inputs import LOW_MEMORY, eot_input, mask_input, memory_input, seed_input, steps_input, weight_input, working_size_input
-from ..losses.dormant import (
+from ..inputs import (
+    LOW_MEMORY,
     clip_input,
-    clip_semantic,
     clip_vision_input,
-    frame_incoherence,
-    lpips_penalty,
-    reference_feature,
+    eot_input,
+    mask_input,
+    memory_input,
     reference_nets_input,
+    seed_input,
+    steps_input,
     vae_input,
-    vae_latent,
+    weight_input,
+    working_size_input,
 )
+from ..losses.dormant import clip_semantic, frame_incoherence, lpips_penalty, reference_feature, vae_latent
 from ..sockets import PoseAnimatorSocket
 
 if TYPE_CHECKING:
@@ -131,11 +134,10 @@ class Dormant(io.ComfyNode):
             _check_aspect(image, pose)
         losses = dormant_losses(sockets, nets, pose_animator, pose, lpips_backbone, weights)
         space = RGB(budget, start_from="anywhere", truncated=True) if official else RGB(budget)
-        settings = Settings(space, MomentumSign(1.0, 0.5), eot or EoT(), working_size, steps, seed, memory == LOW_MEMORY)
+        settings = Settings(space_spec(space), MomentumSign(1.0, 0.5), eot or EoT(), working_size, steps, seed, memory == LOW_MEMORY)
         if official:
             image, mask = squashed(image, mask, working_size)
-        protected, perturbation = protect_images(image, losses, settings, mask=mask, node_id=cls.hidden.unique_id)
-        return io.NodeOutput(protected, perturbation, budget, image)
+        return io.NodeOutput(*protect_images(image, losses, settings, mask=mask, node_id=cls.hidden.unique_id), image)
 
 
 def _check_aspect(image: Tensor, pose: Tensor) -> None:

@@ -5,22 +5,26 @@ from __future__ import annotations
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...engine.space import RGB
+from ...engine.spaces import RGB
 from ...engine.transforms import EoT
 from ...engine.update import Adam, Sign, Update
-from ..bridge.protect.losses import Losses
-from ..bridge.protect.run import Settings, protect_images
+from ..bridge.protect.loss_spec import Losses
+from ..bridge.protect.run import Settings, protect_images, space_spec
 from ..bridge.video.model import VideoSurrogate
-from ..inputs import LOW_MEMORY, eot_input, mask_input, memory_input, seed_input, steps_input, weight_input, working_size_input
-from ..losses.i2vguard import (
-    contrastive_frames,
-    l2_penalty,
+from ..inputs import (
+    LOW_MEMORY,
+    eot_input,
+    mask_input,
+    memory_input,
     reach_input,
+    seed_input,
+    steps_input,
     surrogate_input,
     target_input,
-    target_latent,
-    temporal_attention,
+    weight_input,
+    working_size_input,
 )
+from ..losses.i2vguard import contrastive_frames, l2_penalty, target_latent, temporal_attention
 
 # Of the order of what keeps 8 levels of change invisible; the paper gives none.
 PENALTY = 100.0
@@ -83,9 +87,8 @@ class I2VGuard(io.ComfyNode):
     ) -> io.NodeOutput:
         space, update = _mode(mode)
         losses = i2vguard_losses(i2v_surrogate, target, reach, weights)
-        settings = Settings(space, update, eot, working_size, steps, seed, memory == LOW_MEMORY)
-        protected, perturbation = protect_images(image, losses, settings, mask=mask, node_id=cls.hidden.unique_id)
-        return io.NodeOutput(protected, perturbation, space.budget)
+        settings = Settings(space_spec(space), update, eot, working_size, steps, seed, memory == LOW_MEMORY)
+        return io.NodeOutput(*protect_images(image, losses, settings, mask=mask, node_id=cls.hidden.unique_id))
 
 
 def _mode_input() -> io.DynamicCombo.Input:

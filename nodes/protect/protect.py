@@ -5,11 +5,11 @@ from __future__ import annotations
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...engine.space import RGB
+from ...engine.spaces import RGB
 from ...engine.transforms import EoT
 from ...engine.update import Adam, MomentumSign, Sign, Update
-from ..bridge.protect.losses import Losses
-from ..bridge.protect.run import Settings, protect_images
+from ..bridge.protect.loss_spec import Losses
+from ..bridge.protect.run import Settings, protect_images, space_spec
 from ..inputs import LOW_MEMORY, eot_input, mask_input, memory_input, seed_input, steps_input, working_size_input
 from ..sockets import LossSocket
 
@@ -121,8 +121,8 @@ class Protect(io.ComfyNode):
     ) -> io.NodeOutput:
         if not loss:
             raise ValueError(NO_LOSS)
-        settings = Settings(RGB(budget), _update(update), eot, working_size, steps, seed, memory == LOW_MEMORY)
-        return io.NodeOutput(*protect_images(image, loss, settings, mask=mask, node_id=cls.hidden.unique_id), budget)
+        settings = Settings(space_spec(RGB(budget)), _update(update), eot, working_size, steps, seed, memory == LOW_MEMORY)
+        return io.NodeOutput(*protect_images(image, loss, settings, mask=mask, node_id=cls.hidden.unique_id))
 
 
 NODES: tuple[type[io.ComfyNode], ...] = (

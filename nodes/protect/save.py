@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import folder_paths
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...engine.files import Format, decode_picture, encode_picture, write_new
+from ...engine.conversions import in_colour
+from ...engine.files import Format, decode_picture, encode_picture
 from ...engine.metrics.visibility import linf_levels
-from ...engine.picture import check_finite, split_alpha
-from ..bridge.files import loaded_picture, writes_metadata
+from ...engine.picture import check_finite
+from ..bridge.files import loaded_picture, write_numbered, writes_metadata
 from ..bridge.progress import show_text
 
 NO_METADATA = "The workflow was not written, since ComfyUI was started with --disable-metadata."
@@ -111,7 +108,7 @@ def _differences(clean: Tensor, pictures: Tensor, budget: float) -> list[int]:
 
 def _colour(picture: Tensor) -> Tensor:
     """[C,H,W] -> [3,H,W] fp32 without alpha; neither PNG's greyscale nor WebP, which has none, come back as such."""
-    return split_alpha(picture[None].cpu().float())[0][0].expand(3, -1, -1)
+    return in_colour(picture[None].cpu())[0]
 
 
 def _encoded(picture: Tensor, format: Format, text: Mapping[str, str] | None) -> bytes:
@@ -137,42 +134,6 @@ def _in_comfyui(entry: Mapping[str, str], picture: Tensor) -> str:
 def _moved(read: Tensor, picture: Tensor) -> int:
     """Largest difference of [3,H,W] that was read from the picture that was to be written, in levels."""
     return int(linf_levels(read[None].cpu(), _colour(picture)[None]))
-
-
-def write_numbered(prefix: str, files: Mapping[str, bytes], *, width: int = 0, height: int = 0) -> list[dict[str, str]]:
-    """Write files, by their endings, below ComfyUI's output folder under the first number that is free for all of them.
-
-    Returns what ComfyUI's page needs to find each. Raises ValueError for a name that no file can have, and what folder_paths raises for
-    a prefix that leads out of the folder.
-    """
-    try:
-        return _write_numbered(prefix, files, width, height)
-    except (ValueError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in (errno.ENAMETOOLONG, errno.EINVAL):
-            raise
-        shown = prefix if len(prefix) <= 60 else f"{prefix[:60]}..."
-        raise ValueError(
-            f"No file can be called {ascii(shown)[1:-1]}, which is too long or has characters that names cannot have: "
-            "choose another filename_prefix."
-        ) from error
-
-
-def _write_numbered(prefix: str, files: Mapping[str, bytes], width: int, height: int) -> list[dict[str, str]]:
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory(), width, height)
-    paths: dict[str, Path] = {}
-    while not paths:
-        numbered = {ending: Path(folder) / f"{name}_{counter:05}_.{ending}" for ending in files}
-        if not any(path.exists() for path in numbered.values()):
-            # Another process may take the number in between; what was written by then stays, and all is written under the next.
-            with contextlib.suppress(FileExistsError):
-                for ending, path in numbered.items():
-                    write_new(path, files[ending])
-                paths = numbered
-        counter += 1
-    for ending, path in paths.items():
-        if path.read_bytes() != files[ending]:
-            raise OSError(f"{path.name} reads back differently from what was written: check the disk of the output folder.")
-    return [{"filename": path.name, "subfolder": subfolder, "type": "output"} for path in paths.values()]
 
 
 def _recipe(prompt: object, extra: Mapping[str, object] | None) -> dict[str, str]:

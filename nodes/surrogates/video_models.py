@@ -8,9 +8,10 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...engine.draws import SEEDS
+from ..bridge.surrogates.checks import check_conditioning, check_weights
 from ..bridge.surrogates.denoiser import Conditioning
 from ..bridge.surrogates.taps import i2vguards_blocks, tapped_blocks
-from ..bridge.video.checks import check_size, check_sockets, check_weights, family_of, names
+from ..bridge.video.checks import check_size, check_sockets, family_of, names
 from ..bridge.video.conditioner import VideoSize
 from ..bridge.video.model import Sampling, VideoSurrogate
 from ..sockets import I2VSurrogateSocket
@@ -90,6 +91,8 @@ class I2VSurrogate(io.ComfyNode):
         family, size = family_of(model, conditioning), VideoSize(width, height, length)
         check_sockets(model, family, vae, clip=clip_vision is not None, text=positive is not None)
         check_weights(model.model)
+        check_conditioning(positive or [], "positive")
+        check_conditioning(negative or [], "negative")
         check_size(family, size)
         if video is not None and video.shape[0] != length:
             raise ValueError(f"The video has {video.shape[0]} frames and the length is {length}: set the length to the video's frames.")

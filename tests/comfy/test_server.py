@@ -48,6 +48,7 @@ NODES = {
     "StillguardPurifyDiffShortcut",
     "StillguardPurifyNoisyUpscaling",
     "StillguardI2VSurrogate",
+    "StillguardDiffusionSurrogate",
     "StillguardTargetLatentLoss",
     "StillguardContrastiveFramesLoss",
     "StillguardTemporalAttentionLoss",
@@ -118,6 +119,22 @@ def test_protects_saves_and_reports_progress(client: Client, protect_graph: Buil
     assert "LPIPS 0." in text
     assert [event for event in result.of("binary3") if b"step 4 of 4: VAE Latent" in event.payload]
     assert "differs by at most 8 levels" in result.outputs["save"]["text"][0]
+
+
+def test_a_loss_of_another_pack_protects_with_a_users_diffusion_model(client: Client, protect_graph: Build) -> None:
+    graph = protect_graph(loss=["denoising", 0], working_size=128)
+    graph["model"] = node("TestkitTinyImageModel", kind="sd15")
+    graph["prompt"] = node("TestkitTinyConditioning", width=16)
+    sockets = {"model": ["model", 0], "vae": ["vae", 0], "positive": ["prompt", 0]}
+    graph["surrogate"] = node("StillguardDiffusionSurrogate", **sockets)
+    graph["denoising"] = node("TestkitDenoisingLoss", diffusion_surrogate=["surrogate", 0], weight=1.0)
+    graph["small"]["inputs"].update(width=128, height=128)
+    graph["clean"] = save_levels("small")
+    result = client.run(graph)
+    assert result.status == "success", result.error
+    clean, protected = (levels(saved(client, result, name)) for name in ("clean", "save"))
+    assert np.abs(protected - clean).max() == 8
+    assert [event for event in result.of("binary3") if b"step 3 of 3: Denoising" in event.payload]
 
 
 @pytest.mark.parametrize("workflow", RUN)

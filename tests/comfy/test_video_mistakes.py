@@ -155,13 +155,13 @@ def peak_and_gradient(spec: object, photo: Tensor, *, low_memory: bool) -> tuple
     from stillguard.engine import Objective, Observation, Term
     from stillguard.engine.draws import SeededDraws
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
     from stillguard.nodes.losses.i2vguard import temporal_attention
 
     with autograd_session():
         surrogates = Surrogates()
         objective = Objective((Term("attention", 1.0, temporal_attention(1.0, spec).make(surrogates)),))
-        with surrogates.resident(height=64, width=64, low_memory=low_memory):
+        with surrogates.on_device(height=64, width=64, low_memory=low_memory):
             clean = Observation(photo)
 
             def gradient() -> Tensor:

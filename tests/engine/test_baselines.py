@@ -7,7 +7,7 @@ import torch
 from stillguard.engine.baselines import random_signs
 from stillguard.engine.metrics.visibility import linf_levels
 from stillguard.engine.picture import to_levels
-from stillguard.engine.space import RGB
+from stillguard.engine.spaces import RGB
 
 
 @pytest.mark.parametrize(("budget", "levels"), [(1.0, 1), (8.0, 8), (8.5, 8)])

@@ -74,7 +74,7 @@ def value(loss: object, clean: Tensor, adversarial: Tensor, draw: int = 5) -> fl
 def test_the_equations_by_hand(setup: VideoSetup, clean: Tensor, adversarial: Tensor) -> None:
     model, index = setup.model, SeededDraws(5).integer("video", len(setup.levels))
     level, prior = setup.levels[index], model.prior(clean)
-    noisy = setup.start(Observation(clean), index)
+    noisy = setup.start(Observation(clean), Observation(clean), index)
     (x_src, a_src), (x_adv, a_adv) = (model.estimate(noisy, level, model.condition(image), taps=TAPS) for image in (clean, adversarial))
 
     def mse(a: Tensor, b: Tensor) -> float:
@@ -127,7 +127,7 @@ def test_staged_backward_is_the_plain_one(setup: VideoSetup, clean: Tensor, adve
     staged, plain = adversarial.clone().requires_grad_(), adversarial.clone().requires_grad_()
     Objective(terms).backward(Observation(clean), Observation(staged, draws=SeededDraws(5), low_memory=low_memory))
     model, index = setup.model, SeededDraws(5).integer("video", len(setup.levels))
-    noisy, level, prior = setup.start(Observation(clean), index), setup.levels[index], model.prior(clean)
+    noisy, level, prior = setup.start(Observation(clean), Observation(clean), index), setup.levels[index], model.prior(clean)
     with torch.no_grad():
         x_src, a_src = model.estimate(noisy, level, model.condition(clean), taps=TAPS)
         black, still = VAE.encode(torch.zeros_like(clean)), model.still(torch.zeros_like(clean))
@@ -188,3 +188,28 @@ def test_a_scaled_distance_is_measured_inside_the_budget_wherever_the_run_starts
     assert (seen[1] == 0) is (start == "clean")
     assert (seen[1] == seen[0]) is (start == "budget")
     assert last.losses["distance"] == pytest.approx(seen[-1] * 1e-6)
+
+
+def test_setups_differ_in_levels_and_noise_and_share_the_clean_video(clean: Tensor, adversarial: Tensor) -> None:
+    """Fresh noise is another at each look, the same for both pictures, and nothing of it stays; fixed noise is asked for once."""
+    model = SmallVideoModel()
+    asked = []
+    model.prior = lambda image: asked.append("prior") or SmallVideoModel.prior(model, image)
+    fixed, fresh = VideoSetup(model, (0.25, 0.5), seed=3), VideoSetup(model, (0.9,), fresh=True)
+    losses = {"fixed": TemporalAttention(fixed, (0,)), "fresh": TemporalAttention(fresh, (0,))}
+    kept, values = Observation(clean), {name: list[float]() for name in losses}
+    for draw in (1, 2, 3, 4):
+        seen = Observation(adversarial.clone().requires_grad_(), draws=SeededDraws(draw))
+        objective = Objective(tuple(Term(name, 1.0, loss) for name, loss in losses.items()))
+        for name, loss in objective.backward(kept, seen).items():
+            values[name].append(float(loss))
+    assert asked == ["prior"]
+    # Clean and adversarial each time for fresh noise; the clean one once for each fixed level.
+    drawn = {SeededDraws(draw).integer("video", 2) for draw in (1, 2, 3, 4)}
+    assert model.asked.count(0.9) == 8
+    assert len(model.asked) == 8 + 4 + len(drawn)
+    assert len(set(values["fresh"])) == 4
+    alone = Observation(adversarial, draws=SeededDraws(4))
+    assert float(losses["fresh"](Observation(clean), alone)) == pytest.approx(values["fresh"][-1], rel=1e-12)
+    # At a look with one picture in the other's place, both are told the same.
+    assert float(losses["fresh"](kept, Observation(clean, draws=SeededDraws(9)))) == 0

@@ -13,7 +13,7 @@ from stillguard.engine.observation import Observation, WorkingSize
 from stillguard.engine.picture import Filter, resize, resize_by_matrices, to_levels
 from stillguard.engine.purify.diffusion import dds_one_shot, diffpure
 from stillguard.engine.purify.gridpure import gridpure
-from stillguard.engine.space import RGB
+from stillguard.engine.spaces import RGB
 from stillguard.engine.transforms import EoT
 from stillguard.engine.update import Adam, MomentumSign
 from torch import Tensor
@@ -72,7 +72,7 @@ def _protected(image: Tensor) -> None:
         (leaf,) = space.start(image, None, generator)
         ascend = update.begin((leaf,), unit=space.unit)
         leaf = leaf.detach().requires_grad_()
-        seen = Observation(working(space.render(image, (leaf,))), transform=EoT().draw(generator))
+        seen = Observation(working(space.render(image, None, (leaf,))), transform=EoT().draw(generator))
         Objective((Term("distance", 1.0, L2Penalty()),)).backward(Observation(working(image)), seen)
         to_levels(space.project(image, None, ascend((leaf,), (leaf.grad,)))[0])
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from bench.memory import peak_bytes
+from stillguard.engine.draws import SeededDraws
 from stillguard.engine.losses.dormant import CLIPSemantic, LPIPSPenalty, VAELatent
 from stillguard.engine.objective import Objective, Term
 from stillguard.engine.observation import Observation, WorkingSize
@@ -160,3 +163,34 @@ def test_what_is_computed_for_the_clean_picture_makes_room_too(astronaut: Tensor
     staged_gradient(Objective((Term("late", 1.0, Late(first, second)),)), astronaut, perturbed, low_memory=True)
     assert (first.passes, first.graphs) == (2, 2)
     assert (second.passes, second.graphs) == (1, 0)
+
+
+def test_features_of_one_look_do_not_stay(astronaut: Tensor, perturbed: Tensor) -> None:
+    """Computed once in a look for all its terms, and made of the next look's own noise in the next, balancing included."""
+    owner, draws = object(), list[Observation]()
+
+    class Noisy:
+        """Both pictures under the same fresh noise: one draw for each look, as losses have it."""
+
+        surrogates = (owner,)
+
+        def __call__(self, clean: Observation, adversarial: Observation) -> Tensor:
+            def noised(seen: Observation) -> tuple[Tensor, ...]:
+                draws.append(seen)
+                return (seen.image + adversarial.draws.normal("fresh", tuple(seen.image.shape)),)
+
+            after, before = (seen.features(owner, "noised", partial(noised, seen), lasting=False)[0] for seen in (adversarial, clean))
+            return (after - before).square().mean()
+
+    objective = Objective((Term("noisy", 1.0, Noisy(), scaled=True), Term("again", 1.0, Noisy())))
+    reference, expected = Observation(WORKING(astronaut)), (WORKING(perturbed) - WORKING(astronaut)).square().mean()
+    kept = len(reference._known)
+    objective = objective.balanced(reference, Observation(WORKING(perturbed), draws=SeededDraws(9)))
+    assert objective.terms[0].weight == pytest.approx(1 / float(expected), rel=1e-4)
+    for look in range(2):
+        seen = Observation(WORKING(perturbed.clone().requires_grad_()), draws=SeededDraws(look))
+        losses = objective.backward(reference, seen)
+        # Only where both got this look's noise does it cancel out.
+        assert float(losses["noisy"]) == float(losses["again"]) == pytest.approx(float(expected), rel=1e-4)
+        assert len(reference._known) == kept
+    assert len(draws) == 3 * 2

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from bench import animator_files
-from stillguard.engine import RGB, Adam, MomentumSign, Objective, Observation, Sign, Term, WorkingSize
+from stillguard.engine import RGB, RGBL2, Adam, MomentumSign, Normalised, Objective, Observation, Sign, Term, WorkingSize
 from stillguard.engine.animators.pose_animator import last_timesteps, load_pose_animator, noise_schedule
 from stillguard.engine.losses import dormant, i2vguard
 from stillguard.engine.objective import Loss
 from stillguard.engine.observation import Features
+from stillguard.engine.spaces import Space
 from stillguard.engine.surrogates.denoiser import Tap, VideoSetup
 from stillguard.engine.surrogates.perceptual import PerceptualNetwork
 from stillguard.engine.surrogates.reference_net import load_reference_net
@@ -91,7 +92,7 @@ def test_no_loss_reads_from_the_device(losses: dict[str, Loss], low_memory: bool
     leaf = torch.zeros_like(clean, requires_grad=True)
     working = WorkingSize(64)
     objective = Objective(tuple(Term(name, 1.0, loss) for name, loss in losses.items()))
-    seen = Observation(working(RGB().render(clean, (leaf,))), low_memory=low_memory)
+    seen = Observation(working(RGB().render(clean, None, (leaf,))), low_memory=low_memory)
     told = objective.backward(Observation(working(clean)), seen)
     assert told.keys() == losses.keys()
     assert leaf.grad is not None
@@ -104,10 +105,11 @@ def test_no_transformation_reads_from_the_device(transform: Transform) -> None:
     assert picture.grad is not None
 
 
-@pytest.mark.parametrize("update", [MomentumSign(), Sign(), Adam()])
+@pytest.mark.parametrize("update", [MomentumSign(), Sign(), Normalised(), Adam()])
+@pytest.mark.parametrize("space", [RGB(), RGBL2()])
 @pytest.mark.parametrize("masked", [False, True])
-def test_no_update_reads_from_the_device(update: Update, masked: bool) -> None:
-    clean, space = torch.rand(2, 3, 8, 8, device=META), RGB()
+def test_no_update_reads_from_the_device(update: Update, space: Space, masked: bool) -> None:
+    clean = torch.rand(2, 3, 8, 8, device=META)
     mask = torch.rand(1, 1, 8, 8, device=META) if masked else None
     variables = space.start(clean, mask, torch.Generator())
     ascend = update.begin(variables, unit=space.unit)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from stillguard.engine.space import RGB
-from stillguard.engine.update import Adam, MomentumSign, Sign
+from stillguard.engine.spaces import RGB
+from stillguard.engine.update import Adam, MomentumSign, Normalised, Schedule, Sign, Update
 from torch import Tensor
 
 UNIT = 1 / 255
@@ -71,3 +71,42 @@ def test_adam_is_torch_adam(gradients: list[Tensor]) -> None:
         oracle.step()
         variables = ascend(variables, (gradient,))
     torch.testing.assert_close(variables[0], parameter.detach())
+
+
+SCHEDULERS = {
+    "constant": lambda optimiser, steps: torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0),
+    "linear": lambda optimiser, steps: torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.01, total_iters=steps),
+    "cosine": lambda optimiser, steps: torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps, eta_min=0.01 * 3 * UNIT),
+}
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("rule", [MomentumSign, Sign, Normalised, Adam])
+def test_step_sizes_decay_as_torchs_schedulers(gradients: list[Tensor], rule: type[Update], schedule: Schedule) -> None:
+    """Of rules by sign, the distance is the size itself; Adam is compared with Adam. Beyond the announced steps, sizes stay."""
+    parameter = torch.nn.Parameter(torch.zeros_like(gradients[0]))
+    optimiser = torch.optim.Adam([parameter], lr=3 * UNIT, eps=1e-12, maximize=True)
+    scheduler = SCHEDULERS[schedule](optimiser, 4)
+    variables = (torch.zeros_like(gradients[0]),)
+    ascend = rule(step=3.0, schedule=schedule).begin(variables, unit=UNIT, steps=4)
+    for index in range(6):
+        parameter.grad, before = gradients[index].clone(), variables[0]
+        size = optimiser.param_groups[0]["lr"]
+        optimiser.step()
+        if index < 4:
+            scheduler.step()
+        variables = ascend(variables, (gradients[index],))
+        if rule is Adam:
+            torch.testing.assert_close(variables[0], parameter.detach(), rtol=1e-5, atol=1e-7)
+        else:
+            moved = (variables[0] - before).flatten(1).square().mean(1).sqrt()
+            torch.testing.assert_close(moved, torch.full_like(moved, size), rtol=1e-4, atol=1e-8)
+
+
+def test_the_normalised_step_follows_each_pictures_gradient_whatever_its_size(gradients: list[Tensor]) -> None:
+    start = (torch.zeros_like(gradients[0]),)
+    scales = torch.tensor([1e-30, 0.0]).view(2, 1, 1, 1)
+    (stepped,) = Normalised(2.0).begin(start, unit=UNIT)(start, (gradients[0] * scales,))
+    direction = gradients[0][0] / gradients[0][0].square().mean().sqrt()
+    torch.testing.assert_close(stepped[0], 2 * UNIT * direction)
+    assert not stepped[1].any()

@@ -239,6 +239,9 @@ class Recording:
     def __getattr__(self, name: str) -> object:
         return getattr(self._space, name)
 
+    def at(self, index: int) -> Recording:
+        return self
+
     def project(self, clean: Tensor, mask: Tensor | None, variables: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         projected = self._space.project(clean, mask, variables)
         (self.last,) = projected

@@ -18,6 +18,8 @@ from comfy_api.latest import ComfyExtension, io
 from comfy_execution.graph_utils import GraphBuilder
 from safetensors.torch import save_file
 
+WEB_DIRECTORY = "./web"
+
 TINY_CLIP = {
     "model_type": "clip_vision_model",
     "image_size": 224,
@@ -255,6 +257,8 @@ class ReportInALoop(io.ComfyNode):
 
 class Testkit(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        from .denoising import DenoisingLoss
+
         return [
             TinyCLIPVision,
             TinyConditioning,
@@ -266,6 +270,7 @@ class Testkit(ComfyExtension):
             Inspect,
             KeepFrames,
             ReportInALoop,
+            DenoisingLoss,
         ]
 
 

@@ -1,8 +1,13 @@
-"""One protection run inside ComfyUI: sockets in, pictures out, everything restored."""
+"""One protection run inside ComfyUI: sockets in, pictures out.
+
+Whether it ends or is cancelled, `autograd_session` puts core's switches back, `Surrogates.on_device` the networks, and closing the loop
+what surrogates have learned.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import comfy.model_management
@@ -14,21 +19,36 @@ from ....engine.compute.half import HalfPrecisionError
 from ....engine.draws import following
 from ....engine.objective import Objective
 from ....engine.observation import WorkingSize
-from ....engine.picture import LEVELS, amplified, check_finite, resize, split_alpha, squash
-from ....engine.space import RGB
+from ....engine.picture import LEVELS, amplified, check_finite, largest_change, resize, split_alpha, squash
+from ....engine.spaces import Alternating, Space
 from ....engine.transforms import EoT
 from ....engine.update import Update
 from ..autograd import autograd_session, ordinary
-from ..progress import IN_SINGLE, Progress
-from ..surrogates.residents import Surrogates
-from .losses import Losses, check_losses, objective_of
+from ..progress import RUN_IN_FP32, Progress
+from ..surrogates.run_surrogates import Surrogates
+from .loss_spec import Losses, check_losses, objective_of
+
+
+@dataclass(frozen=True)
+class SpaceSpec:
+    """What is optimised. make: the engine's space over views of the run's sockets, where it renders pictures with networks.
+
+    budget: of what is made, in 8-bit levels; None without one.
+    """
+
+    budget: float | None
+    make: Callable[[Surrogates], Space | Alternating]
+
+
+def space_spec(space: Space | Alternating) -> SpaceSpec:
+    return SpaceSpec(space.budget, lambda surrogates: space)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything about a run but the picture and the losses."""
+    """Everything about a run but the pictures and the losses."""
 
-    space: RGB
+    space: SpaceSpec
     update: Update
     eot: EoT | None
     longest: int
@@ -38,9 +58,12 @@ class Settings:
 
 
 def protect_images(
-    images: Tensor, losses: Losses, settings: Settings, *, mask: Tensor | None, node_id: str | None
-) -> tuple[Tensor, Tensor]:
-    """IMAGE [B,H,W,C] and MASK [1 or B,H,W] -> protected IMAGE and the amplified perturbation as IMAGE.
+    images: Tensor, losses: Losses, settings: Settings, *, mask: Tensor | None, node_id: str | None, start: Tensor | None = None
+) -> tuple[Tensor, Tensor, float]:
+    """IMAGE [B,H,W,C] and MASK [1 or B,H,W] -> protected IMAGE, the amplified perturbation as IMAGE, and the budget in 8-bit levels.
+
+    Where the space has no budget, the largest change of the result stands for it: in that number, and as white in the perturbation.
+    start: IMAGE like `images` to begin from, such as a first stage's result; the budget counts from `images` all the same.
 
     Each picture of a batch is a run of its own with seed + its index, so that neither the memory of the device nor a
     picture's result depends on its neighbours. Raises ValueError for what the user can mend, ComfyUI's interruption when
@@ -51,45 +74,63 @@ def protect_images(
     with autograd_session():
         clean = ordinary(images).movedim(-1, 1).float()
         check_finite(clean)
-        masks = None if mask is None else matching_mask(ordinary(mask), clean, settings.space.budget)
+        # A space without a budget is bounded by the range of pictures alone.
+        masks = None if mask is None else matching_mask(ordinary(mask), clean, settings.space.budget or LEVELS)
+        begun = None if start is None else ordinary(start).movedim(-1, 1).float()
+        pictures = _Pictures(clean, masks, begun)
         progress = Progress(clean.shape[0] * settings.steps, node_id=node_id)
         results: list[Tensor] = []
-        in_single: set[object] = set()
-        while (socket := _protect_rest(clean, masks, losses, settings, progress, results, in_single)) is not None:
-            in_single.add(socket)
+        in_fp32: set[object] = set()
+        while (network := _protect_rest(pictures, losses, settings, progress, results, in_fp32)) is not None:
+            in_fp32.add(network)
         protected = torch.cat(results)
-        perturbation = amplified(clean.to(out), protected, budget=settings.space.budget).expand(-1, 3, -1, -1)
-    return protected.movedim(1, -1), perturbation.movedim(1, -1)
+        clean = clean.to(out)
+        budget = largest_change(clean, protected) if settings.space.budget is None else settings.space.budget
+        perturbation = amplified(clean, protected, budget=settings.space.budget).expand(-1, 3, -1, -1)
+    return protected.movedim(1, -1), perturbation.movedim(1, -1), budget
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """clean, start: [B,C,H,W]. masks: [1 or B,1,H,W]."""
+
+    clean: Tensor
+    masks: Tensor | None
+    start: Tensor | None
+
+    def on(self, device: torch.device, index: int) -> _Pictures:
+        """One of them."""
+        masks = None if self.masks is None else self.masks[index % self.masks.shape[0]][None].to(device)
+        start = None if self.start is None else self.start[index][None].to(device)
+        return _Pictures(self.clean[index][None].to(device), masks, start)
 
 
 def _protect_rest(
-    clean: Tensor,
-    masks: Tensor | None,
+    pictures: _Pictures,
     losses: Losses,
     settings: Settings,
     progress: Progress,
     results: list[Tensor],
-    in_single: Collection[object],
+    in_fp32: Collection[object],
 ) -> object | None:
-    """Add the results of the pictures that have none; or give the socket whose network has to be added to those in fp32 first.
+    """Add the results of the pictures that have none; or give the key of the network that has to be added to those in fp32 first.
 
-    A function of its own, so that copies of models that are not to be kept are gone when it ends.
+    A function of its own, whose end frees its copies: after a failure in fp16 they must be gone before those in fp32 are made.
     """
     device, out = comfy.model_management.get_torch_device(), comfy.model_management.intermediate_device()
-    surrogates = Surrogates(in_single)
-    objective = objective_of(losses, surrogates)
+    surrogates = Surrogates(in_fp32)
+    objective, space = objective_of(losses, surrogates), settings.space.make(surrogates)
     working_size = WorkingSize(longest=settings.longest, multiple=surrogates.multiple)
-    height, width = working_size.size(clean.shape[-2], clean.shape[-1])
+    height, width = working_size.size(*pictures.clean.shape[-2:])
     try:
-        with surrogates.resident(height=height, width=width, low_memory=settings.low_memory, warn=progress.warn):
-            for index in range(len(results), clean.shape[0]):
+        with surrogates.on_device(height=height, width=width, low_memory=settings.low_memory, warn=progress.warn):
+            for index in range(len(results), pictures.clean.shape[0]):
                 run = replace(settings, seed=following(settings.seed, index))
-                own_mask = None if masks is None else masks[index % masks.shape[0]][None].to(device)
-                steps = _Steps(clean[index][None].to(device), objective, run, working_size, own_mask, surrogates)
+                steps = _Steps(pictures.on(device, index), objective, space, run, working_size, surrogates)
                 results.append(steps.run(progress, before=index * settings.steps).to(out))
     except HalfPrecisionError as error:
         key, name = surrogates.key_of(error.network)
-        progress.warn(IN_SINGLE.format(name))
+        progress.warn(RUN_IN_FP32.format(name))
         return key
     surrogates.keep_copies()
     return None
@@ -108,34 +149,37 @@ def squashed(images: Tensor, mask: Tensor | None, side: int) -> tuple[Tensor, Te
 
 @dataclass(frozen=True)
 class _Steps:
-    """The run of one picture [1,C,H,W]."""
+    """The run of one picture."""
 
-    picture: Tensor
+    pictures: _Pictures
     objective: Objective
+    space: Space | Alternating
     settings: Settings
     working_size: WorkingSize
-    mask: Tensor | None
     surrogates: Surrogates
 
     def run(self, progress: Progress, *, before: int) -> Tensor:
         settings = self.settings
         steps = protect(
-            self.picture,
+            self.pictures.clean,
             self.objective,
-            space=settings.space,
+            space=self.space,
             update=settings.update,
             eot=settings.eot,
             working_size=self.working_size,
             steps=settings.steps,
-            mask=self.mask,
+            mask=self.pictures.masks,
+            start=self.pictures.start,
             seed=settings.seed,
             low_memory=settings.low_memory,
         )
-        step, idle = next(steps), 0
-        while (following := self._next(steps)) is not None:
-            step = following
-            progress.report(step, done=before + step.index, clean=self.picture, budget=settings.space.budget)
-            idle += step.skipped
+        # Closed even when cancelled, so that surrogates that learn are as they were.
+        with closing(steps):
+            step, idle = next(steps), 0
+            while (following := self._next(steps)) is not None:
+                step = following
+                progress.report(step, done=before + step.index, clean=self.pictures.clean, budget=settings.space.budget)
+                idle += step.skipped
         self._check(step, idle, progress)
         return step.image
 

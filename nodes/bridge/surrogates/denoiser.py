@@ -18,7 +18,8 @@ from ....engine.surrogates.denoiser import Tap
 from ..autograd import ordinary
 from ..memory.copies import independent_copy, keep
 from ..memory.precision import cast_denoiser
-from .residents import Resident, Surrogates
+from .resident import Resident
+from .run_surrogates import Surrogates
 from .taps import Recorder, recomputable, recomputed
 
 Conditioning = list[list[Any]]
@@ -40,22 +41,26 @@ class Conditioned:
     def detached(self) -> Conditioned:
         return replace(self, varying={name: value.detach() for name, value in self.varying.items()})
 
+    def on(self, device: torch.device) -> Conditioned:
+        mask = None if self.mask is None else self.mask.to(device)
+        return replace(self, varying={name: value.to(device) for name, value in self.varying.items()}, mask=mask)
+
 
 class DifferentiableDenoiser:
-    """An independent copy of a MODEL: the engine's Denoiser. single: in fp32."""
+    """An independent copy of a MODEL: the engine's Denoiser. in_fp32: in fp32."""
 
-    def __init__(self, model: ModelPatcher, *, single: bool = False) -> None:
-        self._source, self._single = model, single
-        self.patcher = independent_copy(model, form=single, shape=self._cast)
+    def __init__(self, model: ModelPatcher, *, in_fp32: bool = False) -> None:
+        self._source, self._in_fp32 = model, in_fp32
+        self.patcher = independent_copy(model, change_name=in_fp32, change=self._cast)
         self.checkpointing = False
         self._sigmas: dict[float, float] = {}
 
     def _cast(self, copied: ModelPatcher) -> None:
-        cast_denoiser(copied.model, copied.load_device, single=self._single)
+        cast_denoiser(copied.model, copied.load_device, in_fp32=self._in_fp32)
 
     def keep(self) -> None:
         """Leave the copy for the next run."""
-        keep(self._source, self._single, self.patcher)
+        keep(self._source, self._in_fp32, self.patcher)
 
     @property
     def model(self) -> Any:
@@ -85,8 +90,9 @@ class DifferentiableDenoiser:
     def sigma(self, level: float, like: Tensor) -> Tensor:
         """[B] of latents [B,...]."""
         if level not in self._sigmas:
-            # Some schedules read it from the device, which then has to be waited for.
-            self._sigmas[level] = float(self.model.model_sampling.percent_to_sigma(1 - level))
+            # Some schedules read it from the device, which then has to be waited for; some call the highest level endless.
+            sampling = self.model.model_sampling
+            self._sigmas[level] = min(float(sampling.percent_to_sigma(1 - level)), float(sampling.sigma_max))
         return torch.full((like.shape[0],), self._sigmas[level], device=like.device)
 
     def conditioned(self, conditioning: Conditioning, samples: Tensor, mask: Tensor | None = None) -> Conditioned:
@@ -138,14 +144,14 @@ class DifferentiableDenoiser:
             estimate = self.model.apply_model(noisy, sigma, transformer_options=options, **given)
         if mask is not None and latents is not None:
             estimate = estimate * mask + latents * (1 - mask)
-        return (estimate.float(), *recorder.read)
+        return (estimate.float(), *recorder.take())
 
 
 def denoiser_resident(surrogates: Surrogates, model: ModelPatcher, name: str = "The diffusion model") -> Resident[DifferentiableDenoiser]:
     """The model of a socket, one copy however many surrogate nodes it is connected to."""
 
-    def make(single: bool) -> Resident[DifferentiableDenoiser]:
-        view = DifferentiableDenoiser(model, single=single)
+    def make(in_fp32: bool) -> Resident[DifferentiableDenoiser]:
+        view = DifferentiableDenoiser(model, in_fp32=in_fp32)
         return Resident(name, view, view.patcher, network=view.network, checkpointed=view, in_place=True, keep=view.keep)
 
     return surrogates.get(id(model), make)

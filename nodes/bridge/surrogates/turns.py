@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import comfy.model_management
 import torch
@@ -13,21 +12,21 @@ from torch import nn
 
 from ....engine.residency import one_at_a_time
 from ..autograd import make_ordinary
-
-if TYPE_CHECKING:
-    from .residents import Resident
-
-
-@dataclass
-class Turn:
-    """How an encoder's network is run: at once, or where it takes turns on the device with others, when they have left it."""
-
-    run: Callable[[Callable[[], Any]], Any] = lambda run: run()
+from .resident import Resident
 
 
 def takes_turns() -> bool:
     """Whether networks have to be copied to where they compute. Not where its memory is the host's: a copy would take more of it."""
     return bool(comfy.model_management.get_torch_device().type not in ("cpu", "mps"))
+
+
+def who_takes_turns(residents: Sequence[Resident[Any]]) -> tuple[list[Resident[Any]], list[Resident[Any]]]:
+    """Whose networks take turns on ComfyUI's device alone, and whose take one together. What computes elsewhere stays there."""
+    device = comfy.model_management.get_torch_device()
+    here = [resident for resident in residents if resident.patcher.load_device == device]
+    alone = [resident for resident in here if resident.network is not None]
+    crowded = any(resident.needs_encoders for resident in alone)
+    return alone, [resident for resident in here if resident.encoder_call is not None] if crowded else []
 
 
 @contextlib.contextmanager
@@ -50,7 +49,8 @@ def taking_turns(alone: Sequence[Resident[Any]], together: Sequence[Resident[Any
             for resident in together:
                 make_ordinary(resident.patcher.model)
             networks.append(stack.enter_context(_together(together)))
-        stack.enter_context(one_at_a_time(networks, device))
+        trained = [parameter for resident in (*alone, *together) for parameter in resident.trained]
+        stack.enter_context(one_at_a_time(networks, device, trained=trained))
         yield
 
 
@@ -81,12 +81,12 @@ class _Together(nn.Module):
 @contextlib.contextmanager
 def _together(encoders: Sequence[Resident[Any]]) -> Iterator[nn.Module]:
     together = _Together([encoder.patcher.model for encoder in encoders])
-    turns = [encoder.turn for encoder in encoders if encoder.turn is not None]
-    before = [turn.run for turn in turns]
+    calls = [encoder.encoder_call for encoder in encoders if encoder.encoder_call is not None]
+    before = [call.run for call in calls]
     try:
-        for turn in turns:
-            turn.run = together
+        for call in calls:
+            call.run = together
         yield together
     finally:
-        for turn, run in zip(turns, before, strict=True):
-            turn.run = run
+        for call, run in zip(calls, before, strict=True):
+            call.run = run

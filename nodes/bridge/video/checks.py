@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
+from ..surrogates.checks import check_vae
 from .families import FAMILIES, Family
 
 if TYPE_CHECKING:
@@ -52,25 +50,9 @@ def _from_text_alone(base: Any) -> bool:
     return False
 
 
-def check_weights(network: nn.Module) -> None:
-    """Raises ValueError for weights that no gradient can be trusted to come through."""
-    for parameter in network.parameters():
-        plain = type(parameter.data) is torch.Tensor and type(parameter) in (nn.Parameter, torch.Tensor)
-        if not plain or parameter.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-            kind = str(parameter.dtype).removeprefix("torch.") if plain else type(parameter.data).__name__
-            raise ValueError(
-                f"The model's weights are quantised ({kind}), and rounding to so few values spoils gradients: load it in fp16 or bf16."
-            )
-
-
 def check_sockets(model: ModelPatcher, family: Family, vae: comfy.sd.VAE, *, clip: bool, text: bool) -> None:
     """Raises ValueError for a VAE of another family, and for what the family needs and is not connected."""
-    wanted = int(model.model.latent_format.latent_channels)
-    if vae.latent_channels != wanted or (vae.latent_dim == 3) != (model.model.latent_format.latent_dimensions == 3):
-        raise ValueError(
-            f"The VAE makes latents of {vae.latent_channels} channels and {family.name} reads {wanted}"
-            f"{' of a video' if model.model.latent_format.latent_dimensions == 3 else ''}: load the VAE that belongs to the model."
-        )
+    check_vae(model, vae, family.name)
     reads_clip = family.clip == "needed" or (
         family.clip == "optional" and getattr(model.model.diffusion_model, "img_emb", None) is not None
     )

@@ -24,7 +24,7 @@ from ....engine.surrogates.denoiser import Tap, VideoSetup
 from ..memory.room import Pass
 from ..surrogates.clip_vision import DifferentiableCLIPVision, clip_vision_view
 from ..surrogates.denoiser import Conditioned, Conditioning, DifferentiableDenoiser, denoiser_resident
-from ..surrogates.residents import Surrogates
+from ..surrogates.run_surrogates import Surrogates
 from ..surrogates.vae import DifferentiableVAE, vae_view
 from .conditioner import Conditioner, VideoSize
 from .families import Family
@@ -63,8 +63,10 @@ class VideoSurrogate:
     blocks: tuple[int, ...]
 
 
-def video_setup(surrogates: Surrogates, surrogate: VideoSurrogate, levels: tuple[float, ...] = VideoSetup.levels) -> VideoSetup:
-    """One for each choice of levels, so that losses which agree share what the model is asked."""
+def video_setup(
+    surrogates: Surrogates, surrogate: VideoSurrogate, levels: tuple[float, ...] = VideoSetup.levels, *, fresh: bool = False
+) -> VideoSetup:
+    """One for each choice of levels and noise, so that losses which agree share what the model is asked. fresh: see VideoSetup."""
     vae = vae_view(surrogates, surrogate.vae)
     clip = None if surrogate.clip_vision is None else clip_vision_view(surrogates, surrogate.clip_vision)
     resident = denoiser_resident(surrogates, surrogate.model, "The video model")
@@ -76,10 +78,10 @@ def video_setup(surrogates: Surrogates, surrogate: VideoSurrogate, levels: tuple
         return DifferentiableVideoModel(resident.view, conditioner, sampling=surrogate.sampling, video=surrogate.video)
 
     def setup() -> VideoSetup:
-        return VideoSetup(surrogates.once(id(surrogate), model), levels)
+        return VideoSetup(surrogates.once(id(surrogate), model), levels, fresh=fresh)
 
-    made = surrogates.once((id(surrogate), levels), setup)
-    resident.passes[id(surrogate), levels] = video_pass(made, [vae] if clip is None else [vae, clip])
+    made = surrogates.once((id(surrogate), levels, fresh), setup)
+    resident.passes[id(surrogate), levels, fresh] = video_pass(made, [vae] if clip is None else [vae, clip])
     return made
 
 

@@ -1,44 +1,16 @@
-"""The variables that are updated, and how they become a picture inside its budget."""
+"""The pixels themselves, within an L-infinity ball."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from .picture import LEVELS, strips, to_levels, whole_levels
-from .update import Variables
-
-
-class Space(Protocol):
-    """`clean` is [B,1 or 3,H,W] in [0,1]; `mask` is [B or 1,1,H,W] in [0,1] or None, and 0 means untouched."""
-
-    @property
-    def unit(self) -> float:
-        """One unit of a step size in the scale of the variables."""
-        ...
-
-    def start(self, clean: Tensor, mask: Tensor | None, generator: torch.Generator) -> Variables:
-        """First variables, inside the budget."""
-        ...
-
-    def inside(self, clean: Tensor, mask: Tensor | None, generator: torch.Generator) -> Variables:
-        """Random variables inside the budget, away from the clean picture."""
-        ...
-
-    def render(self, clean: Tensor, variables: Variables) -> Tensor:
-        """The picture that the variables stand for, [B,1 or 3,H,W], differentiable."""
-        ...
-
-    def project(self, clean: Tensor, mask: Tensor | None, variables: Variables) -> Variables:
-        """The nearest variables inside the budget and the range of pictures, as new tensors."""
-        ...
-
-    def result(self, clean: Tensor, mask: Tensor | None, variables: Variables) -> Tensor:
-        """The picture as an 8-bit file will hold it, budget and mask kept to the level."""
-        ...
+from ..observation import Cut, uncut
+from ..picture import LEVELS, strips, to_levels, whole_levels
+from ..update import Variables
 
 
 @dataclass(frozen=True)
@@ -63,6 +35,13 @@ class RGB:
     def unit(self) -> float:
         return 1 / LEVELS
 
+    @property
+    def surrogates(self) -> tuple[object, ...]:
+        return ()
+
+    def at(self, index: int) -> RGB:
+        return self
+
     def _radius(self, mask: Tensor | None) -> Tensor | float:
         return self.budget / LEVELS if mask is None else mask * (self.budget / LEVELS)
 
@@ -77,7 +56,10 @@ class RGB:
     def inside(self, clean: Tensor, mask: Tensor | None, generator: torch.Generator) -> Variables:
         return self.project(clean, mask, (_uniform(clean, generator).mul_(self._radius(mask)),))
 
-    def render(self, clean: Tensor, variables: Variables) -> Tensor:
+    def variables(self, clean: Tensor, mask: Tensor | None, picture: Tensor) -> Variables:
+        return (picture - clean,)
+
+    def render(self, clean: Tensor, mask: Tensor | None, variables: Variables, cut: Cut = uncut) -> Tensor:
         return clean + variables[0]
 
     def project(self, clean: Tensor, mask: Tensor | None, variables: Variables) -> Variables:

@@ -6,17 +6,15 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable, Collection, Hashable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import comfy.model_management
 import torch
-from comfy.model_patcher import ModelPatcher
-from torch import nn
 
 from ..memory.devices import whole
-from ..memory.room import Checkpointed, Pass, Room, Warn, checkpointing
-from .turns import Turn, takes_turns, taking_turns
+from ..memory.room import Room, Warn, checkpointing
+from .resident import Resident
+from .turns import takes_turns, taking_turns, who_takes_turns
 
 log = logging.getLogger("stillguard")
 
@@ -24,38 +22,11 @@ View = TypeVar("View")
 Value = TypeVar("Value")
 
 
-@dataclass(eq=False)
-class Resident(Generic[View]):
-    """A surrogate, as memory knows it. A new kind of surrogate is a file with a function that makes one of these for its sockets.
-
-    name: what sentences call it, such as "The VAE". view: what losses look through. patcher: its weights under ComfyUI's management.
-    passes: what losses ask of it, by a name of their choice, as `Room` counts it.
-    network: the part that with low memory takes turns on the device with other residents' networks; None: it stays there.
-    turn: of an encoder, through which its view runs it: with low memory all of these take one turn, where a denoiser needs them.
-    needs_encoders: a denoiser whose conditioning goes through encoders, which then have to make room for it.
-    checkpointed: what recomputes its activations in the backward pass while told so. in_place: its forward pass changes tensors in place
-    that its backward pass needs. multiple: both sides of its pictures are multiples of it.
-    keep: leaves the copy of a user's model for the next run, which then begins at once.
-    """
-
-    name: str
-    view: View
-    patcher: ModelPatcher
-    passes: dict[Hashable, Pass] = field(default_factory=dict)
-    network: nn.Module | None = None
-    turn: Turn | None = None
-    needs_encoders: bool = False
-    checkpointed: Checkpointed | None = None
-    in_place: bool = False
-    multiple: int = 1
-    keep: Callable[[], None] | None = None
-
-
 class Surrogates:
-    """in_single: keys of residents, as `key_of` gave them in an earlier run, whose networks are run in fp32."""
+    """in_fp32: keys of residents, as `key_of` gave them in an earlier run, whose networks are run in fp32."""
 
-    def __init__(self, in_single: Collection[Hashable] = ()) -> None:
-        self._in_single = in_single
+    def __init__(self, in_fp32: Collection[Hashable] = ()) -> None:
+        self._in_fp32 = in_fp32
         self._residents: dict[Hashable, Resident[Any]] = {}
         self._derived: dict[Hashable, object] = {}
 
@@ -65,7 +36,7 @@ class Surrogates:
         make: is told whether to run in fp32 whatever the device.
         """
         if key not in self._residents:
-            self._residents[key] = make(key in self._in_single)
+            self._residents[key] = make(key in self._in_fp32)
         return cast("Resident[View]", self._residents[key])
 
     def once(self, key: Hashable, make: Callable[[], Value]) -> Value:
@@ -90,7 +61,7 @@ class Surrogates:
         return math.lcm(8, *(resident.multiple for resident in self._residents.values()))
 
     @contextlib.contextmanager
-    def resident(self, *, height: int, width: int, low_memory: bool, warn: Warn = log.warning) -> Iterator[None]:
+    def on_device(self, *, height: int, width: int, low_memory: bool, warn: Warn = log.warning) -> Iterator[None]:
         """While it lasts, all are on the device with room for the largest: loading one later could evict another that autograd needs.
 
         With low_memory networks take turns on it instead, and recompute their activations in the backward pass; beside a denoiser
@@ -100,7 +71,7 @@ class Surrogates:
         turns = low_memory and takes_turns()
         room = Room([one for resident in residents for one in resident.passes.values()], self._weights)
         activations = room.claim(height, width, low_memory=low_memory, multiple=self.multiple, warn=warn)
-        alone, together = self._moving() if turns else ([], [])
+        alone, together = who_takes_turns(residents) if turns else ([], [])
         if turns:
             # Whatever an earlier run left there: weights that take turns have to start in the host's memory.
             comfy.model_management.unload_all_models()
@@ -124,19 +95,11 @@ class Surrogates:
         in_place = any(resident.in_place for resident in self._residents.values())
         return torch.autograd.graph.allow_mutation_on_saved_tensors() if in_place else contextlib.nullcontext()
 
-    def _moving(self) -> tuple[list[Resident[Any]], list[Resident[Any]]]:
-        """What takes turns on ComfyUI's device alone, and what takes one together. What computes elsewhere stays there."""
-        device = comfy.model_management.get_torch_device()
-        here = [resident for resident in self._residents.values() if resident.patcher.load_device == device]
-        alone = [resident for resident in here if resident.network is not None]
-        crowded = any(resident.needs_encoders for resident in alone)
-        return alone, [resident for resident in here if resident.turn is not None] if crowded else []
-
     def _weights(self, low_memory: bool) -> float:
         """Bytes of weights that are on the device together: with low memory, of what takes turns the one at work and the next."""
         sizes = {id(resident): float(resident.patcher.model_size()) for resident in self._residents.values()}
         if not (low_memory and takes_turns()):
             return sum(sizes.values())
-        alone, together = self._moving()
+        alone, together = who_takes_turns(list(self._residents.values()))
         turning = [*(sizes[id(resident)] for resident in alone), sum(sizes[id(resident)] for resident in together)]
         return sum(sizes.values()) - sum(sorted(turning)[:-2])

@@ -1,0 +1,7 @@
+"""What is optimised, and how it becomes a picture: one space a file."""
+
+from .l2 import RGBL2
+from .rgb import RGB
+from .space import Alternating, Space
+
+__all__ = ["RGB", "RGBL2", "Alternating", "Space"]

@@ -1,0 +1,80 @@
+"""A user's own diffusion model of pictures, as losses on image models ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import comfy.sd
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ....engine.compute.memory import META
+from ....engine.observation import Features, Observation
+from ....engine.surrogates.denoiser import PictureSetup, Tap
+from ..memory.room import Pass
+from .denoiser import Conditioned, Conditioning, DifferentiableDenoiser, denoiser_resident, owned
+from .run_surrogates import Surrogates
+from .vae import DifferentiableVAE, vae_view
+
+
+@dataclass(frozen=True, eq=False)
+class DiffusionSurrogate:
+    """What a STILLGUARD_DIFFUSION_SURROGATE carries."""
+
+    model: ModelPatcher
+    vae: comfy.sd.VAE
+    positive: Conditioning
+    negative: Conditioning
+
+
+def diffusion_setup(surrogates: Surrogates, surrogate: DiffusionSurrogate) -> PictureSetup:
+    """One for each surrogate, so that losses share what the model is asked. Call inside `autograd_session`."""
+
+    def make() -> PictureSetup:
+        vae, resident = vae_view(surrogates, surrogate.vae), denoiser_resident(surrogates, surrogate.model)
+        view = DifferentiableDiffusionModel(resident.view, owned(surrogate.positive), owned(surrogate.negative))
+        resident.passes[id(surrogate)] = diffusion_pass(view, vae)
+        return PictureSetup(view, vae)
+
+    return surrogates.once(id(surrogate), make)
+
+
+class DifferentiableDiffusionModel:
+    """A denoiser behind its prompt: the engine's PictureModel."""
+
+    def __init__(self, denoiser: DifferentiableDenoiser, positive: Conditioning, negative: Conditioning) -> None:
+        self.denoiser, self._prompts = denoiser, {False: positive, True: negative}
+        # What the model is told depends on the size of the latents.
+        self._told: dict[tuple[bool, tuple[int, ...]], Conditioned] = {}
+
+    def scaled(self, latents: Tensor) -> Tensor:
+        return self.denoiser.scaled(latents)
+
+    def noised(self, latents: Tensor, noise: Tensor, level: float) -> Tensor:
+        return self.denoiser.noised(latents, noise, level)
+
+    def estimate(self, noisy: Tensor, level: float, *, taps: Sequence[Tap] = (), negative: bool = False) -> Features:
+        return self.denoiser.estimate(noisy, level, self.conditioned(noisy.shape, negative), taps)
+
+    def conditioned(self, shape: Sequence[int], negative: bool = False) -> Conditioned:
+        """What the model is told beside noisy latents of this shape."""
+        key = (negative, tuple(shape))
+        if key not in self._told:
+            with torch.no_grad():
+                self._told[key] = self.denoiser.conditioned(self._prompts[negative], torch.zeros(key[1])).detached()
+        return self._told[key]
+
+
+def diffusion_pass(view: DifferentiableDiffusionModel, vae: DifferentiableVAE) -> Pass:
+    """The denoiser's own: the VAE's is counted where the VAE is."""
+
+    def ask(seen: Observation) -> Features:
+        sides = (side // vae.multiple for side in seen.image.shape[-2:])
+        shape = (1, vae.socket.latent_channels, *((1,) if vae.socket.latent_dim == 3 else ()), *sides)
+        told = view.conditioned(shape).on(META)
+        noisy = torch.empty(shape, device=META).requires_grad_()
+        return seen.features(view, "estimate", lambda: view.denoiser.estimate(noisy, 0.5, told))
+
+    return Pass("diffusion model", (view.denoiser.network,), ask, checkpointed=view.denoiser)

@@ -1,0 +1,207 @@
+"""Core's diffusion models of pictures as surrogates: asked as core's sampler asks them, with gradients, read inside by losses."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from stillguard.engine import Objective, Observation, Term
+from stillguard.engine.draws import SeededDraws
+from stillguard.engine.observation import Features
+from stillguard.engine.surrogates.denoiser import PictureSetup, Tap
+from stillguard.engine.surrogates.tiny_autoencoder import SHIPPED
+from torch import Tensor
+from torch.nn import functional as F
+from video_models import load_vae, randn
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from stillguard.nodes.bridge.surrogates.denoiser import Conditioning
+    from stillguard.nodes.bridge.surrogates.diffusion import DiffusionSurrogate
+
+SIDE = 128
+pytestmark = pytest.mark.usefixtures("comfy")
+
+
+def prompt(seed: int, **options: object) -> Conditioning:
+    return [[randn(1, 7, 16, seed=seed), options]]
+
+
+@pytest.fixture(scope="module")
+def surrogate(comfy: None) -> DiffusionSurrogate:
+    from stillguard.nodes.surrogates.diffusion_models import DiffusionSurrogateNode
+    from testkit import tiny_image_model
+
+    with torch.inference_mode():
+        model, vae = tiny_image_model("sd15"), load_vae(SHIPPED)
+        return DiffusionSurrogateNode.execute(model, vae, prompt(0), prompt(1)).args[0]
+
+
+@pytest.fixture
+def photo(astronaut: Tensor) -> Tensor:
+    return astronaut[..., 40 : 40 + SIDE, 60 : 60 + SIDE]
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """The mean square of what taps read, and of the estimate's distance from the latents."""
+
+    setup: PictureSetup
+    taps: tuple[Tap, ...] = ()
+
+    @property
+    def surrogates(self) -> tuple[object, ...]:
+        return self.setup.surrogates
+
+    def features(self, seen: Observation) -> Features:
+        latent = self.setup.latent(seen)
+        return self.setup.estimate(seen, seen.draws.normal("noise", tuple(latent.shape)).to(latent), 0.6, taps=self.taps)
+
+    def __call__(self, clean: Observation, adversarial: Observation) -> Tensor:
+        estimate, *read = self.features(adversarial)
+        return F.mse_loss(estimate, self.setup.latent(adversarial)) + sum(tensor.square().mean() for tensor in read)
+
+
+TAPS = (Tap("output", 2), Tap("attention", 0), Tap("output", 0))
+
+
+def look(picture: Tensor, *, low_memory: bool = False) -> Observation:
+    return Observation(picture, draws=SeededDraws(5), low_memory=low_memory)
+
+
+def gradient(surrogate: DiffusionSurrogate, photo: Tensor, *, low_memory: bool, width: float | None = None) -> tuple[Tensor, float]:
+    """Of the taps' loss; and the slope along its sign by differences of this half width."""
+    from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.surrogates.diffusion import diffusion_setup
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
+
+    slope = 0.0
+    with autograd_session():
+        surrogates = Surrogates()
+        loss = Read(diffusion_setup(surrogates, surrogate), TAPS)
+        with surrogates.on_device(height=SIDE, width=SIDE, low_memory=low_memory):
+            clean, leaf = Observation(photo.clone()), photo.clone().requires_grad_()
+            with surrogates.step():
+                Objective((Term("read", 1.0, loss),)).backward(clean, look(leaf, low_memory=low_memory))
+            if width is not None:
+                with torch.no_grad():
+                    up, down = (float(loss(clean, look(photo + side * width * leaf.grad.sign()))) for side in (1, -1))
+                slope = (up - down) / (2 * width)
+    return leaf.grad, slope
+
+
+def test_the_gradient_is_finite_differences_and_the_same_in_low_memory_with_turns(
+    surrogate: DiffusionSurrogate, photo: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stillguard.nodes.bridge.surrogates import run_surrogates as residents
+
+    fast, difference = gradient(surrogate, photo, low_memory=False, width=3e-4)
+    assert difference == pytest.approx(float(fast.abs().sum()), rel=0.03)
+    monkeypatch.setattr(residents, "takes_turns", lambda: True)
+    low, _ = gradient(surrogate, photo, low_memory=True)
+    assert float((low - fast).norm() / fast.norm()) < 1e-4
+
+
+def test_the_model_answers_what_core_gets_of_it_and_blocks_give_what_hooks_see(surrogate: DiffusionSurrogate, photo: Tensor) -> None:
+    """Under both prompts: core's own guider is the oracle, and hooks of PyTorch on the user's model."""
+    import comfy.samplers
+    from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.surrogates.diffusion import diffusion_setup
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
+
+    with autograd_session():
+        surrogates = Surrogates()
+        setup = diffusion_setup(surrogates, surrogate)
+        with surrogates.on_device(height=SIDE, width=SIDE, low_memory=False), torch.no_grad():
+            seen = look(photo)
+            estimate, *read = Read(setup, TAPS).features(seen)
+            latent = setup.latent(seen)
+            noise = seen.draws.normal("noise", tuple(latent.shape))
+            noisy, sigma = setup.model.noised(latent, noise, 0.6), setup.model.denoiser.sigma(0.6, latent)
+            assert float(setup.model.denoiser.sigma(1.0, latent)) == pytest.approx(float(surrogate.model.model.model_sampling.sigma_max))
+            negative = setup.estimate(seen, noise, 0.6, negative=True)[0]
+    for conditioning, ours in ((surrogate.positive, estimate), (surrogate.negative, negative)):
+        seen_by_hooks: list[Tensor] = []
+        blocks = surrogate.model.model.diffusion_model.input_blocks
+        hook = blocks[2][-1].register_forward_hook(lambda module, inputs, output: seen_by_hooks.append(output.clone()))  # noqa: B023
+        guider = comfy.samplers.CFGGuider(surrogate.model)
+        guider.set_conds(conditioning, conditioning)
+        guider.set_cfg(1.0)
+        sampler = comfy.samplers.KSAMPLER(lambda model, x, sigmas, **options: model(x, sigmas[:1], **options.get("extra_args", {})))
+        with torch.inference_mode():
+            # One call of the model, whose answer is what the sampler gives; it noises latents of nothing.
+            theirs = guider.sample(noisy / sigma, torch.zeros_like(noisy), sampler, torch.stack([sigma[0], sigma[0] * 0]))
+        hook.remove()
+        theirs = surrogate.model.model.process_latent_in(theirs)
+        assert float((ours - theirs).abs().max()) < 1e-4 * float(theirs.abs().max())
+        if ours is estimate:
+            assert torch.allclose(read[0], seen_by_hooks[0].flatten(2).mT, rtol=1e-4, atol=1e-5)
+    tokens = read[0].shape[1]
+    assert read[2].shape == (1, (SIDE // 8) ** 2, 32)
+    assert tokens == (SIDE // 8) ** 2 / 4 or tokens == (SIDE // 8) ** 2
+    assert torch.allclose(read[1].sum(-1), torch.ones(()), atol=1e-5)
+
+
+def test_one_copy_serves_every_surrogate_of_a_model(surrogate: DiffusionSurrogate) -> None:
+    from dataclasses import replace
+
+    from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.surrogates.diffusion import diffusion_setup
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
+
+    with autograd_session():
+        surrogates = Surrogates()
+        first, other = (diffusion_setup(surrogates, one) for one in (surrogate, replace(surrogate, positive=prompt(2))))
+        assert first is diffusion_setup(surrogates, surrogate)
+        assert first.model is not other.model
+        assert first.model.denoiser is other.model.denoiser
+        assert first.vae is other.vae
+
+
+def test_a_pass_takes_what_was_counted(surrogate: DiffusionSurrogate, photo: Tensor) -> None:
+    from stillguard.engine.compute.memory import LiveBytes
+    from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.surrogates.diffusion import diffusion_pass, diffusion_setup
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
+
+    with autograd_session():
+        surrogates = Surrogates()
+        setup = diffusion_setup(surrogates, surrogate)
+        counted = diffusion_pass(setup.model, setup.vae).footprint(SIDE, SIDE, low_memory=False)
+        with surrogates.on_device(height=SIDE, width=SIDE, low_memory=False), LiveBytes() as count, surrogates.step():
+            noisy = randn(1, 4, SIDE // 8, SIDE // 8, seed=3).requires_grad_()
+            setup.model.estimate(noisy, 0.6)[0].square().mean().backward()
+    assert counted.peak == pytest.approx(count.peak, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("vae", "The VAE makes latents of 16 channels and the model reads 4"),
+        ("weights", "The model's weights are quantised (float8_e4m3fn)"),
+        ("control", "What is connected to `positive` carries a ControlNet"),
+        ("parts", "What is connected to `negative` has 2 parts"),
+    ],
+)
+def test_mistakes(surrogate: DiffusionSurrogate, change: str, sentence: str) -> None:
+    from types import SimpleNamespace
+
+    from stillguard.nodes.surrogates.diffusion_models import DiffusionSurrogateNode
+    from testkit import tiny_image_model
+
+    model: ModelPatcher = tiny_image_model("sd15")
+    given: dict[str, Any] = {"model": model, "vae": surrogate.vae, "positive": prompt(0), "negative": prompt(1)}
+    if change == "vae":
+        given["vae"] = SimpleNamespace(latent_channels=16, latent_dim=2)
+    elif change == "weights":
+        weight = model.model.diffusion_model.out[2].weight
+        weight.requires_grad_(False).data = weight.data.to(torch.float8_e4m3fn)
+    elif change == "control":
+        given["positive"] = prompt(0, control=object())
+    else:
+        given["negative"] = [*prompt(0), *prompt(1)]
+    with pytest.raises(ValueError, match="^" + re.escape(sentence)):
+        DiffusionSurrogateNode.execute(**given)
