@@ -70,9 +70,7 @@ def test_protection_changes_the_animation_more_than_noise_does(laboratory: Labor
     assert effect("Dormant") < noise - 5
 
 
-def test_every_figure_is_there_and_says_what_was_animated(
-    laboratory: Laboratory, pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_figure_is_there_and_says_what_was_animated(laboratory: Laboratory, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(effect, "STEPS", 2)  # of an animation, whose quality does not matter here
     person, stranger = Person(laboratory, pair), Person(laboratory, pair.mirrored())
     plan = Plan(other_budgets=(16.0,), thorough=("random noise",), budgets=("random noise",))
