@@ -37,10 +37,10 @@ nox.options.sessions = ["tests"]
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """Run the tests (all of them, or what is given after --)."""
+    """Run the tests (all of them, or what is given after --) side by side; -- -n0 one after another."""
     environment(session)
     python(session, "-m", "bench.versions")
-    python(session, "-m", "pytest", *(session.posargs or ["tests"]))
+    python(session, "-m", "pytest", "-n", "auto", *session.posargs)
 
 
 @nox.session(venv_backend="none")

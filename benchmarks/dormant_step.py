@@ -36,7 +36,8 @@ from stillguard.engine.animators import pose_animator  # noqa: E402
 from stillguard.engine.compute import tiling  # noqa: E402
 from stillguard.engine.draws import SeededDraws  # noqa: E402
 from stillguard.engine.losses import dormant  # noqa: E402
-from stillguard.engine.surrogates import image_encoder, perceptual, reference_net, sd_unet  # noqa: E402
+from stillguard.engine.picture import nearest_signed  # noqa: E402
+from stillguard.engine.surrogates import perceptual, reference_net, sd_unet  # noqa: E402
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection  # noqa: E402
 
 NETS = ("anyone", "magic animate", "magic pose")
@@ -59,7 +60,7 @@ class Encoder:
         return self.network.encode((image * 2 - 1).to(self.network.dtype)).latent_dist.mean.float()
 
     def embed(self, image: Tensor) -> Tensor:
-        return self.network(pixel_values=image_encoder.nearest_signed(image).to(self.network.dtype)).image_embeds.float()
+        return self.network(pixel_values=nearest_signed(image).to(self.network.dtype)).image_embeds.float()
 
 
 class Scene:

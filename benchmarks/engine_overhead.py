@@ -13,7 +13,6 @@ import statistics
 import time
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from bench import cpu_shim
 from bench.paths import BENCH
@@ -25,6 +24,7 @@ from torch.nn import functional as F
 cpu_shim.install()
 
 from stillguard.engine import EoT, MomentumSign, Objective, Term, WorkingSize, protect  # noqa: E402
+from stillguard.engine.conversions import from_pillow  # noqa: E402
 from stillguard.engine.losses.dormant import LPIPSPenalty, VAELatent  # noqa: E402
 from stillguard.engine.surrogates.perceptual import PerceptualNetwork, load_perceptual_network  # noqa: E402
 from stillguard.engine.surrogates.tiny_autoencoder import TinyAutoencoder, load_tiny_autoencoder  # noqa: E402
@@ -34,7 +34,7 @@ def photo(side: int) -> Tensor:
     from skimage.data import astronaut
 
     picture = Image.fromarray(astronaut()).resize((side, side), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
+    return from_pillow(picture)[None]
 
 
 def synchronise() -> None:

@@ -13,7 +13,6 @@ import argparse
 import shutil
 from pathlib import Path
 
-import numpy as np
 import torch
 from bench import cpu_shim
 from bench.client import Client, Prompt
@@ -26,6 +25,7 @@ from torch import Tensor
 
 cpu_shim.install()
 
+from stillguard.engine.conversions import from_pillow  # noqa: E402
 from stillguard.engine.files import decode_picture, encode_picture  # noqa: E402
 from stillguard.engine.metrics.visibility import visibility  # noqa: E402
 from stillguard.engine.surrogates.perceptual import PerceptualNetwork, load_perceptual_network  # noqa: E402
@@ -42,7 +42,7 @@ def astronaut(side: int) -> Tensor:
     from skimage.data import astronaut as photo
 
     picture = Image.fromarray(photo()).resize((side, side), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+    return from_pillow(picture)
 
 
 def random_signs(clean: Tensor, budget: int, seed: int) -> Tensor:

@@ -29,7 +29,7 @@ comfy.cli_args.args.cpu = not torch.cuda.is_available()
 from stillguard.engine import Objective, Observation, Term  # noqa: E402
 from stillguard.engine.draws import SeededDraws  # noqa: E402
 from stillguard.nodes.bridge.autograd import autograd_session  # noqa: E402
-from stillguard.nodes.bridge.surrogates.residents import Surrogates  # noqa: E402
+from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates  # noqa: E402
 from stillguard.nodes.protect.i2vguard import i2vguard_losses  # noqa: E402
 from video_models import FILES, Loaded, load, randn  # noqa: E402
 
@@ -43,7 +43,7 @@ def measured(loaded: Loaded, side: int, *, low_memory: bool) -> tuple[int, float
         surrogates = Surrogates()
         specs = i2vguard_losses(loaded.spec(side=side), None, 2.0, WEIGHTS)
         objective = Objective(tuple(Term(spec.name, spec.weight, spec.make(surrogates)) for spec in specs))
-        with surrogates.resident(height=side, width=side, low_memory=low_memory):
+        with surrogates.on_device(height=side, width=side, low_memory=low_memory):
             clean = Observation(photo)
 
             def step() -> float:

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import torch
 from bench import cpu_shim
-from PIL import Image
 from torch import Tensor
 
 cpu_shim.install()
 
 from effect import interval  # noqa: E402
-from stillguard.engine.animators.autoencoder import VictimAutoencoder  # noqa: E402
-from stillguard.engine.animators.lab_victim import FILE  # noqa: E402
+from stillguard.engine.animators.lab_victims.autoencoder import VictimAutoencoder  # noqa: E402
+from stillguard.engine.animators.lab_victims.victim import FILE  # noqa: E402
+from stillguard.engine.conversions import to_pillow  # noqa: E402
 from stillguard.engine.metrics.visibility import psnr  # noqa: E402
 from stillguard.engine.surrogates.perceptual import load_perceptual_network  # noqa: E402
 from stillguard.engine.weights.catalogue import LAB, VICTIMS  # noqa: E402
@@ -82,8 +82,7 @@ def main() -> None:
         decibels, distances = ([value[i] for value in values] for i in range(2))
         print("| {} | {:.1f} [{:.1f}, {:.1f}] | {:.3f} [{:.3f}, {:.3f}] |".format(name, *interval(decibels), *interval(distances)))
     if given.sheet is not None and rows:
-        sheet = (torch.cat(rows, dim=1) * 255).round().byte().permute(1, 2, 0)
-        Image.fromarray(sheet.numpy()).save(given.sheet)
+        to_pillow(torch.cat(rows, dim=1)).save(given.sheet)
         print(given.sheet)
 
 

@@ -50,8 +50,8 @@ from stillguard.engine.weights.catalogue import LAB  # noqa: E402
 from stillguard.nodes.bridge.autograd import autograd_session  # noqa: E402
 from stillguard.nodes.bridge.memory import precision  # noqa: E402
 from stillguard.nodes.bridge.surrogates.clip_vision import clip_vision_view  # noqa: E402
-from stillguard.nodes.bridge.surrogates.image_encoders import image_encoder_from  # noqa: E402
-from stillguard.nodes.bridge.surrogates.residents import Surrogates  # noqa: E402
+from stillguard.nodes.bridge.surrogates.clip_vision_files import image_encoder_from  # noqa: E402
+from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates  # noqa: E402
 from stillguard.nodes.bridge.surrogates.vae import vae_view  # noqa: E402
 from stillguard.nodes.losses.i2vguard import contrastive_frames, temporal_attention  # noqa: E402
 from video_models import FILES, Loaded, load  # noqa: E402
@@ -193,7 +193,7 @@ def video_gradients(loaded: Loaded, nets: torch.dtype, vae: torch.dtype, side: i
             view = vae_view(surrogates, spec.vae)
             precision.cast(view.patcher.model, view.dtype, vae)
             view.dtype = vae
-            with surrogates.resident(height=side, width=side, low_memory=False):
+            with surrogates.on_device(height=side, width=side, low_memory=False):
                 return gradients(losses, deepcopy(photo), surrogates.step)
 
 

@@ -21,7 +21,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 from bench import animator_files, comfyui, cpu_shim, paths, weights
 from PIL import Image
@@ -43,6 +42,7 @@ from comfy.model_patcher import ModelPatcher  # noqa: E402
 from comfy.taesd.taesd import Decoder, Encoder  # noqa: E402
 from diffusers import UNet2DConditionModel, UNet2DModel  # noqa: E402
 from stillguard.engine import Objective, Term, protect  # noqa: E402
+from stillguard.engine.conversions import from_pillow  # noqa: E402
 from stillguard.engine.losses.dormant import VAELatent  # noqa: E402
 from stillguard.engine.metrics.visibility import visibility  # noqa: E402
 from stillguard.engine.picture import resize  # noqa: E402
@@ -306,7 +306,7 @@ def main() -> None:
     from skimage.data import astronaut
 
     photo = Image.fromarray(astronaut()).resize((256, 256), Image.Resampling.LANCZOS)
-    clean = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None].float() / 255
+    clean = from_pillow(photo)[None]
     lpips = load_perceptual_network(weights.lpips_backbone(paths.BENCH / "models" / "stillguard"))
     form = core_form(latents)
     vaes = {"stillguard_lab_vae": load_tiny_autoencoder()} | ({} if arguments.taef2 is None else {"taef2": Taef2(arguments.taef2)})

@@ -25,10 +25,10 @@ cpu_shim.install()
 
 from stillguard.engine import Objective, Step, Term, WorkingSize, picture, protect  # noqa: E402
 from stillguard.engine.losses.dormant import VAELatent  # noqa: E402
-from stillguard.engine.metrics.clip import HeldClip  # noqa: E402
 from stillguard.engine.metrics.compare import compare  # noqa: E402
 from stillguard.engine.metrics.comparison import CLEAN, NOISE, PROTECTED, TRUTH  # noqa: E402
 from stillguard.engine.metrics.image import lpips_measure  # noqa: E402
+from stillguard.engine.metrics.video_clip import HeldClip  # noqa: E402
 from stillguard.engine.surrogates.perceptual import PerceptualNetwork, vgg16_network  # noqa: E402
 from stillguard.engine.surrogates.tiny_autoencoder import load_tiny_autoencoder  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""The loop, once: projected ascent over a space, or several in turn, for every method."""
+"""The protection's loop, once: an adversarial attack on the surrogates, projected ascent over a space or several, for every method."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .objective import Objective
 from .observation import Cut, Observation, WorkingSize
 from .picture import check_finite, split_alpha, strips
 from .spaces.rgb import RGB
-from .spaces.space import Space, Turns, turns_of
+from .spaces.space import Alternating, Space, alternating
 from .transforms import EoT, Transform
 from .update import Ascent, MomentumSign, Update, Variables
 
@@ -48,7 +48,7 @@ def protect(
     clean: Tensor,
     objective: Objective,
     *,
-    space: Space | Turns | None = None,
+    space: Space | Alternating | None = None,
     update: Update | None = None,
     eot: EoT | None = None,
     working_size: WorkingSize | None = None,
@@ -79,7 +79,7 @@ def protect(
     run = _Run(
         colour,
         objective,
-        turns_of(space or RGB()),
+        alternating(space or RGB()),
         update or MomentumSign(),
         eot or EoT.none(),
         working_size or WorkingSize(),
@@ -134,7 +134,7 @@ class _Run:
 
     colour: Tensor
     objective: Objective
-    turns: Turns
+    turns: Alternating
     rule: Update
     eot: EoT
     working_size: WorkingSize
@@ -270,7 +270,8 @@ class _Run:
 
 def _in_range(colour: Tensor) -> Tensor:
     """Clamped to [0,1]: as most pictures are already, the same tensor where it can be, since it is as large as the photo."""
-    # Copied all the same where the copy lies otherwise in memory, as every picture made of it will: kernels round differently for each.
+    # Copied all the same where clamping would give other strides (channels last): pictures made of it have those, and kernels round
+    # differently for each layout.
     stays = torch.empty_strided(colour.shape, colour.stride(), device="meta").clamp(0, 1).stride() == colour.stride()
     return colour if stays and bool(((colour >= 0) & (colour <= 1)).all()) else colour.clamp(0, 1)
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps, PngImagePlugin
 from torch import Tensor
 
-from .picture import to_levels
+from .conversions import to_pillow
 
 Format = Literal["png", "webp"]
 WEBP_LONGEST = 16383
@@ -28,9 +28,7 @@ def encode_picture(image: Tensor, format: Format = "png", *, text: Mapping[str, 
     """
     if format == "webp" and max(image.shape[-2:]) > WEBP_LONGEST:
         raise ValueError(f"WebP holds at most {WEBP_LONGEST} pixels a side and the picture has {max(image.shape[-2:])}: save it as png.")
-    levels = to_levels(image.float()).byte().permute(1, 2, 0).cpu().numpy()
-    picture = Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels)
-    buffer = io.BytesIO()
+    picture, buffer = to_pillow(image), io.BytesIO()
     if format == "png":
         info = PngImagePlugin.PngInfo()
         for name, value in (text or {}).items():

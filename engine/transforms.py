@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,26 +22,30 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class GaussianBlur:
+    """sigma and kernel in pixels. border: outside is the picture mirrored, which must be wider than half the kernel, or its edge."""
+
     sigma: float
     kernel: int = 3
+    border: Literal["reflect", "replicate"] = "reflect"
 
     def __call__(self, image: Tensor) -> Tensor:
         with needed("kornia"):
             import kornia
-        blurred: Tensor = kornia.filters.gaussian_blur2d(image, (self.kernel, self.kernel), (self.sigma, self.sigma), border_type="reflect")
+        kernel, sigma = (self.kernel, self.kernel), (self.sigma, self.sigma)
+        blurred: Tensor = kornia.filters.gaussian_blur2d(image, kernel, sigma, border_type=self.border)
         return blurred
 
 
 @dataclass(frozen=True)
 class JPEG:
-    """Differentiable JPEG (Reich et al. 2024) through kornia; quality 1 to 100."""
+    """Differentiable JPEG (Reich et al. 2024) through kornia; quality 1 to 100. What a real encoder writes is purify.edits.JPEGFile."""
 
     quality: float
 
     def __call__(self, image: Tensor) -> Tensor:
         with needed("kornia"):
             import kornia
-        # On the CPU, where kornia checks its range: on a GPU it would wait for the device twice.
+        # On the CPU: kornia checks its range on the host, for which a tensor on a GPU would synchronise twice.
         quality = torch.full((image.shape[0],), float(self.quality))
         coded: Tensor = kornia.enhance.jpeg_codec_differentiable(image.clamp(0, 1), quality)
         return coded.clamp(0, 1)
@@ -60,7 +65,7 @@ class GaussianNoise:
 
 @dataclass(frozen=True)
 class ResizeBack:
-    """Resize both sides by `scale`, then back to the original size."""
+    """Resize both sides by `scale`, then back to the original size. With Pillow's filters and on the 8-bit grid: purify.edits.Resize."""
 
     scale: float
 

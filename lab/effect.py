@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..engine.animators.lab_victim import NETWORKS, LabVictim
+from ..engine.animators.lab_victims.victim import NETWORKS, LabVictim
+from ..engine.conversions import middle
 from ..engine.metrics.visibility import psnr
 from ..engine.picture import resize
-from ..engine.transforms import GaussianBlur
+from ..engine.purify.edits import JPEGFile
+from ..engine.transforms import GaussianBlur, ResizeBack
 from ..engine.weights.catalogue import LAB, VICTIMS
 from .networks import Lab
 from .pairs import Pair
@@ -29,30 +28,21 @@ Animate = Callable[[Tensor, Tensor], Tensor]
 """Photo [1,3,S,S] and a pose picture [1,3,S,S] -> the frame in that pose, [1,3,S,S]."""
 
 
-def jpeg(picture: Tensor, quality: int = 75) -> Tensor:
-    """Through a real encoder (Pillow's), one picture [1,3,H,W] in [0,1]."""
-    buffer = io.BytesIO()
-    Image.fromarray((picture[0] * 255).round().byte().permute(1, 2, 0).numpy()).save(buffer, "JPEG", quality=quality)
-    decoded = np.array(Image.open(buffer).convert("RGB"))
-    return torch.from_numpy(decoded).permute(2, 0, 1)[None].float() / 255
-
-
 def halved(picture: Tensor) -> Tensor:
-    """To half of the sides and back."""
-    height, width = picture.shape[-2:]
-    return resize(resize(picture, (height // 2, width // 2)), (height, width)).clamp(0, 1)
+    """To half of the sides and back, in fp32: RESULTS.md's figures are not of an 8-bit file."""
+    return ResizeBack(0.5)(picture).clamp(0, 1)
 
 
 def cropped(picture: Tensor) -> Tensor:
-    """A sixteenth off each side, scaled back."""
+    """A sixteenth off each side, scaled back bilinearly, in fp32 as above."""
     height, width = picture.shape[-2:]
-    inner = picture[..., height // 16 : height - height // 16, width // 16 : width - width // 16]
+    inner = middle(picture, height - 2 * (height // 16), width - 2 * (width // 16))
     return resize(inner, (height, width)).clamp(0, 1)
 
 
 # What an attacker's picture has gone through, by name.
 COUNTERMEASURES: dict[str, Callable[[Tensor], Tensor]] = {
-    "JPEG 75": jpeg,
+    "JPEG 75": JPEGFile(75),
     "blur": GaussianBlur(1.0, 5),
     "half size and back": halved,
     "crop": cropped,

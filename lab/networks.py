@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..engine.animators.clip import animate
 from ..engine.animators.pose_animator import last_timesteps, load_pose_animator, noise_schedule
+from ..engine.animators.pose_sampler import animate
 from ..engine.losses import dormant
 from ..engine.objective import Loss, Objective, Term
 from ..engine.observation import Observation

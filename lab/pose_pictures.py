@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
+
+from ..engine.conversions import from_pillow
 
 # OpenPose's 18 body keypoints: nose, neck, right shoulder, elbow, wrist, left ..., right hip, knee, ankle, left ..., eyes, ears.
 LIMBS = (
@@ -45,4 +46,4 @@ def draw_pose(keypoints: np.ndarray, height: int, width: int, *, line: int | Non
     for point, colour in zip(keypoints, COLOURS, strict=True):
         if point[2] > 0:
             pen.ellipse([point[0] - line, point[1] - line, point[0] + line, point[1] + line], fill=colour)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+    return from_pillow(picture)

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..engine.animators.pose_animator import noise_schedule
+from ..engine.picture import to_levels
 from ..engine.surrogates.sd_unet import LATENT_SCALE
 from ..engine.surrogates.tiny_autoencoder import SHIPPED, TinyAutoencoder, load_tiny_autoencoder
 from ..engine.weights.reading import load_own
@@ -28,7 +29,7 @@ from .animator import SIDE, Animator, files, reference_tail, settle
 from .pairs import Pair, load_pairs
 from .train_encoder import network as encoder_network
 from .train_encoder import project
-from .training import Loss, Training, arguments, device_of, mixed, run
+from .training import Loss, Training, arguments, device_of, mixed, run, shipped
 
 # Shares of the short side that training pictures are cut to, so that whole people and portraits are both known.
 CLOSER = (1.0, 0.6)
@@ -56,7 +57,7 @@ def clips(pairs: list[Pair], vae: TinyAutoencoder, encoder: nn.Module) -> Clips:
         image = part.float() / 255
         latents.append(vae.encode(image) * LATENT_SCALE)
         tokens.append(project(encoder, image))
-    poses = torch.stack([(pair.poses() * 255).round().byte() for pair in both])
+    poses = torch.stack([to_levels(pair.poses()).byte() for pair in both])
     whole = torch.cat(latents)
     return Clips(whole.unflatten(0, (-1, 2)), poses, torch.cat(tokens)[:, None].unflatten(0, (-1, 2)))
 
@@ -122,9 +123,8 @@ def main() -> None:
         settle(animator, given.seed)
 
     def ship(training: Training, folder: Path) -> str:
-        network = Animator()
-        network.load_state_dict({key: value.half().float() for key, value in training.average.items()})
-        quality = held_out_loss(network.eval(), held_out)
+        _, network = shipped(training.average, Animator())
+        quality = held_out_loss(network, held_out)
         folder.mkdir(parents=True, exist_ok=True)
         for name, state in files(training.average, reference_tail()).items():
             save_file(state, folder / f"stillguard_lab_{name}.safetensors", metadata=training.facts(held_out_loss=f"{quality:.4f}"))

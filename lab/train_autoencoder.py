@@ -8,8 +8,7 @@ it prints is the reconstruction PSNR on their first pictures at 256 px, aspect k
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..engine.metrics.visibility import psnr
 from ..engine.surrogates.sd_unet import LATENT_SCALE
 from ..engine.surrogates.tiny_autoencoder import TinyAutoencoder
 from .pairs import is_held_out
-from .training import Loss, Training, arguments, device_of, mixed, run, share_done
+from .training import Loss, Training, arguments, device_of, mixed, run, share_done, shipped
 
 FILE = "stillguard_lab_vae.safetensors"
 LONGEST_SIDE = 256
@@ -58,14 +58,10 @@ def draw_batch(pictures: list[Tensor], *, batch: int, crop: int, generator: torc
 
 
 @torch.inference_mode()
-def reconstruction_psnr(network: TinyAutoencoder, pictures: list[Tensor]) -> float:
-    """Mean over pictures of the PSNR in dB of decode(encode(x)), clamped to [0,1]."""
-    values = []
-    for picture in pictures:
-        image = picture[None].float() / 255
-        error = F.mse_loss(network.decode(network.encode(image)).clamp(0, 1), image)
-        values.append(-10 * math.log10(float(error)))
-    return sum(values) / len(values)
+def reconstruction_psnr(network: nn.Module, pictures: Iterable[Tensor]) -> float:
+    """Mean over pictures [3,H,W] uint8 of the PSNR in dB of decode(encode(x)), clamped to [0,1]."""
+    images = (picture[None].float() / 255 for picture in pictures)
+    return float(torch.cat([psnr(image, network.decode(network.encode(image)).clamp(0, 1)) for image in images]).mean())  # type: ignore[operator]
 
 
 def initialise(network: TinyAutoencoder) -> None:
@@ -101,12 +97,10 @@ def rebuilding(pictures: list[Tensor], progress: Callable[[], float]) -> Loss:
 
 def shipped_state(average: dict[str, Tensor], pictures: list[Tensor]) -> dict[str, Tensor]:
     """fp16 weights with the scale that gives latents of these pictures unit variance after Stable Diffusion 1.5's factor."""
-    network = TinyAutoencoder()
-    network.load_state_dict({key: value.half().float() for key, value in average.items()})
+    state, network = shipped(average, TinyAutoencoder())
     with torch.inference_mode():
         latents = torch.cat([network.encode(picture[None].float() / 255).flatten() for picture in pictures[::32]])
-    average = {**average, "vae_scale": latents.std() * LATENT_SCALE}
-    return {key: value.half().contiguous() for key, value in average.items()}
+    return {**state, "vae_scale": (latents.std() * LATENT_SCALE).half()}
 
 
 def begin(seed: int, device: str = "cpu") -> Training:
@@ -119,9 +113,7 @@ def begin(seed: int, device: str = "cpu") -> Training:
 
 def ship(training: Training, folder: Path, pictures: list[Tensor], held_out: list[Tensor]) -> float:
     """Write the file of the pack with its facts; returns the held-out PSNR of exactly what was written."""
-    state = shipped_state({key: value.cpu() for key, value in training.average.items()}, pictures)
-    network = TinyAutoencoder()
-    network.load_state_dict({key: value.float() for key, value in state.items()})
+    state, network = shipped(shipped_state(training.average, pictures), TinyAutoencoder())
     quality = reconstruction_psnr(network, held_out)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / FILE, metadata=training.facts(held_out_psnr_db=f"{quality:.2f}"))

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from ..engine.picture import resize
 from .pairs import load_pairs
-from .training import Loss, Training, arguments, device_of, run
+from .training import Loss, Training, arguments, device_of, run, shipped
 
 FILE = "stillguard_lab_encoder.safetensors"
 CONFIG: dict[str, Any] = {
@@ -50,7 +51,7 @@ def project(encoder: nn.Module, pictures: Tensor) -> Tensor:
     """[B,3,S,S] in [0,1] -> embeddings [B,64], prepared as ComfyUI's CLIP Vision Encode prepares whole pictures."""
     mean, std = (torch.tensor(values, device=pictures.device).view(3, 1, 1) for values in (MEAN, STD))
     side = CONFIG["image_size"]
-    small = F.interpolate(pictures, size=(side, side), mode="bicubic", antialias=True)
+    small = resize(pictures, (side, side), by="bicubic")
     embeddings: Tensor = encoder(pixel_values=(small - mean) / std).image_embeds
     return embeddings
 
@@ -70,7 +71,7 @@ def view(pictures: Tensor, generator: torch.Generator) -> Tensor:
     for picture in pictures.float() / 255:
         size = round(side * number(0.6, 1.0))
         top, left = (int(number(0, side - size + 1)) for _ in range(2))
-        cut = F.interpolate(picture[None, :, top : top + size, left : left + size], size=(96, 96), mode="bilinear", antialias=True)
+        cut = resize(picture[None, :, top : top + size, left : left + size], (96, 96))
         light = torch.tensor([number(0.8, 1.25) for _ in range(3)]).view(3, 1, 1) * number(0.7, 1.4)
         grey = cut.mean(dim=1, keepdim=True)
         cut = (grey + (cut - grey) * number(0.3, 1.3)) * light
@@ -105,13 +106,11 @@ def main() -> None:
     torch.manual_seed(given.seed)
 
     def ship(training: Training, folder: Path) -> str:
-        state = {key: value.half() for key, value in training.average.items() if value.is_floating_point()}
-        encoder = network()
-        encoder.load_state_dict({key: value.float() for key, value in state.items()}, strict=False)
-        share = retrieval(encoder.eval(), held_out)
+        state, encoder = shipped(training.average, network())
+        share = retrieval(encoder, held_out)
         folder.mkdir(parents=True, exist_ok=True)
         facts = training.facts(config=json.dumps(CONFIG), held_out_retrieval=f"{share:.3f}")
-        save_file({key: value.contiguous() for key, value in state.items()}, folder / FILE, metadata=facts)
+        save_file(state, folder / FILE, metadata=facts)
         return f"held-out partner found {100 * share:.1f} %"
 
     run(Training(network(), seed=given.seed, device=given.device), contrast(trained), given, ship)

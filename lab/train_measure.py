@@ -16,10 +16,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..engine.picture import resize
 from ..engine.weights.reading import load_own
 from .pairs import load_pairs
 from .train_encoder import contrast, retrieval
-from .training import Training, arguments, run
+from .training import Training, arguments, run, shipped
 
 FILE = "stillguard_lab_measure.safetensors"
 SIDE, WIDTHS = 96, (32, 64, 96, 128)
@@ -37,7 +38,7 @@ class Measure(nn.Module):
         self.layers, self.head = nn.Sequential(*layers, nn.GroupNorm(8, WIDTHS[-1]), nn.SiLU()), nn.Linear(36 * WIDTHS[-1], 64)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        small = F.interpolate(pictures, size=(SIDE, SIDE), mode="bicubic", antialias=True)
+        small = resize(pictures, (SIDE, SIDE), by="bicubic")
         embeddings: Tensor = self.head(self.layers(small * 2 - 1).flatten(1))
         return embeddings
 
@@ -59,10 +60,8 @@ def main() -> None:
 
     def ship(training: Training, folder: Path) -> str:
         folder.mkdir(parents=True, exist_ok=True)
-        state = {key: value.half() for key, value in training.average.items()}
-        network = Measure()
-        network.load_state_dict({key: value.float() for key, value in state.items()})
-        share = retrieval(network.eval(), held_out, embed)
+        state, network = shipped(training.average, Measure())
+        share = retrieval(network, held_out, embed)
         save_file(state, folder / FILE, metadata=training.facts(held_out_retrieval=f"{share:.3f}"))
         return f"held-out partner found {100 * share:.1f} %"
 

@@ -20,13 +20,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..engine.animators.autoencoder import VictimAutoencoder
-from ..engine.animators.lab_victim import FILE, NETWORKS, SIDE
-from ..engine.metrics.visibility import psnr
+from ..engine.animators.lab_victims.autoencoder import VictimAutoencoder
+from ..engine.animators.lab_victims.victim import FILE, NETWORKS, SIDE
+from ..engine.picture import to_levels
 from ..engine.weights.reading import load_own
 from .pairs import Pair, load_pairs
 from .train_animator import CLOSER
-from .training import Loss, Training, arguments, device_of, mixed, run
+from .train_autoencoder import reconstruction_psnr
+from .training import Loss, Training, arguments, device_of, mixed, run, shipped
 
 FRAMES, CROP = 16, 96
 # Share of frames that show the photo itself in its own pose: there every detail is known, which teaches to look it up.
@@ -38,11 +39,6 @@ class Photos(NamedTuple):
 
     latents: Tensor
     poses: Tensor
-
-
-def halved(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """fp16, without counters."""
-    return {key: value.half().contiguous() for key, value in state.items() if value.is_floating_point()}
 
 
 def rebuilding(pictures: Tensor) -> Loss:
@@ -84,13 +80,7 @@ def photos(pairs: list[Pair], autoencoder: VictimAutoencoder) -> Photos:
     """Of all pairs and their mirror images."""
     both = [*pairs, *(pair.mirrored() for pair in pairs)]
     latents = [autoencoder.encode(pair.pictures.float() / 255) for pair in both]
-    return Photos(torch.stack(latents), torch.stack([(pair.poses() * 255).round().byte() for pair in both]))
-
-
-@torch.no_grad()
-def reconstruction_psnr(network: VictimAutoencoder, pictures: Tensor) -> float:
-    images = (picture[None].float() / 255 for picture in pictures)
-    return float(torch.cat([psnr(image, network.decode(network.encode(image)).clamp(0, 1)) for image in images]).mean())
+    return Photos(torch.stack(latents), torch.stack([to_levels(pair.poses()).byte() for pair in both]))
 
 
 @torch.no_grad()
@@ -108,9 +98,8 @@ def train_autoencoder(given: argparse.Namespace) -> None:
     torch.manual_seed(given.seed)
 
     def ship(training: Training, folder: Path) -> str:
-        network, state = VictimAutoencoder(), halved(training.average)
-        network.load_state_dict({key: value.float() for key, value in state.items()}, strict=False)
-        quality = reconstruction_psnr(network.eval(), held_out)
+        state, network = shipped(training.average, VictimAutoencoder())
+        quality = reconstruction_psnr(network, held_out)
         folder.mkdir(parents=True, exist_ok=True)
         save_file(state, folder / FILE.format("autoencoder"), metadata=training.facts(held_out_psnr_db=f"{quality:.2f}"))
         return f"held-out PSNR {quality:.2f} dB"
@@ -125,9 +114,8 @@ def train_animator(given: argparse.Namespace) -> None:
     torch.manual_seed(given.seed)
 
     def ship(training: Training, folder: Path) -> str:
-        network, state = NETWORKS[given.network](), halved(training.average)
-        network.load_state_dict({key: value.float() for key, value in state.items()})
-        quality = held_out_loss(network.eval(), held_out)
+        state, network = shipped(training.average, NETWORKS[given.network]())
+        quality = held_out_loss(network, held_out)
         save_file(state, folder / FILE.format(given.network), metadata=training.facts(held_out_loss=f"{quality:.4f}"))
         return f"held-out loss {quality:.4f}"
 

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 Loss = Callable[[nn.Module, torch.Generator], Tensor]
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def learning_rate(progress: float, *, peak: float) -> float:
@@ -23,13 +24,20 @@ def learning_rate(progress: float, *, peak: float) -> float:
 
 def mixed(device: torch.device, *, wanted: bool = True) -> torch.autocast:
     """bf16 where the device has matrix units for it; a CPU without them takes many times longer with it than in fp32."""
-    # The name of Intel's; other CPUs have none that PyTorch uses.
+    # AMX, the matrix units of Intel's CPUs; PyTorch uses no others.
     units = device.type != "cpu" or torch.cpu._is_amx_tile_supported()
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted and units)
 
 
 def device_of(network: nn.Module) -> torch.device:
     return next(network.parameters()).device
+
+
+def shipped(average: dict[str, Tensor], network: Network) -> tuple[dict[str, Tensor], Network]:
+    """The weights as files of the pack hold them, fp16 and without counters, and a new network in eval mode with just these."""
+    state = {key: value.cpu().half().contiguous() for key, value in average.items() if value.is_floating_point()}
+    network.load_state_dict({key: value.float() for key, value in state.items()}, strict=False)
+    return state, network.eval()
 
 
 class Optimisers:

@@ -1,4 +1,4 @@
-"""Inputs that nodes of several rooms have."""
+"""Inputs that nodes of several folders have."""
 
 from __future__ import annotations
 
@@ -88,3 +88,13 @@ def target_input() -> io.Image.Input:
 def reach_input() -> io.Float.Input:
     tooltip = "How far frames are pushed from the clean video, as a multiple of the model's own error; 0 only pulls towards the target."
     return io.Float.Input("reach", default=2.0, min=0.0, max=100.0, step=0.1, advanced=True, tooltip=tooltip)
+
+
+def attacked_image_input() -> io.Image.Input:
+    return io.Image.Input("image", tooltip="The picture to attack: the protected one, and for comparison the clean one.")
+
+
+def attack_seed_input() -> io.Int.Input:
+    return io.Int.Input(
+        "seed", default=0, min=0, max=SEEDS - 1, control_after_generate=True, tooltip="Use one seed for clean and protected."
+    )

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
-from bench import animator_files, cpu_shim
+from bench import animator_files, cpu_shim, video_files
 from bench.home import save_astronaut, save_example_poses, save_voice
 from bench.paths import BENCH
+from bench.pose_clip import save_pose_clip
 from bench.server import ComfyServer, link_folder
 from bench.stub_packs import write_stub_packs
 from bench.weights import lpips_backbone
 from torch import Tensor
 
 cpu_shim.install()
+
+# One thread for a process: small networks spend their time waiting for each other's threads, and workers side by side even more.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("STILLGUARD_SHARED", ROOT.parent / "shared"))
@@ -30,7 +34,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run what takes long or needs much memory")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One worker for each core that has the memory: ComfyUI, its server and a browser, each once in a worker.
+
+    None for files and names: they are done before a second worker has begun.
+    """
+    if config.option.keyword or any(Path(argument.partition("::")[0]).is_file() for argument in config.args):
+        return 0
+    each = 20 if config.getoption("--slow") else 4
+    return min(os.cpu_count() or 1, max(1, psutil.virtual_memory().total // (each * 2**30)))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # Workers take file after file. The engine's are many and short: as the last ones they let all workers end together.
+    items.sort(key=lambda item: ROOT / "tests" / "engine" in item.path.parents)
     if not config.getoption("--slow"):
         for item in items:
             if "slow" in item.keywords:
@@ -58,7 +75,7 @@ def astronaut() -> Tensor:
 @pytest.fixture(scope="session")
 def vgg_file() -> Path:
     """The real VGG16 weights, converted into the bench's cache."""
-    return lpips_backbone(BENCH / "models" / "stillguard")
+    return lpips_backbone(BENCH / "weights")
 
 
 @pytest.fixture(scope="session")
@@ -67,14 +84,14 @@ def server(tmp_path_factory: pytest.TempPathFactory, vgg_file: Path) -> Iterator
     base = tmp_path_factory.mktemp("comfy")
     (base / "input").mkdir()
     save_astronaut(base / "input" / "astronaut.png")
+    save_pose_clip(base / "input" / "pose.mp4", frames=5)
     save_example_poses(base / "input")
     weights = base / "models" / "stillguard"
     weights.mkdir(parents=True)
     shutil.copy(vgg_file, weights)
     animator_files.publish(weights)
     animator_files.stable_diffusion(base / "models" / "checkpoints")
-    # In a process of its own, since it needs ComfyUI's modules and only some tests do.
-    subprocess.run([sys.executable, "-m", "bench.video_files", str(base / "models")], check=True, cwd=ROOT / "tools")
+    video_files.publish(base / "models")
     # One thread: with more, small networks spend their time waiting for each other on a busy machine.
     with ComfyServer(base, packs=[ROOT / "tests" / "testkit"], threads=1) as running:
         yield running

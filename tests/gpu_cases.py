@@ -212,7 +212,7 @@ def lab_victim(folder: Path) -> Tensor:
 
 
 def impress(folder: Path, *, low_memory: bool) -> Tensor:
-    from stillguard.nodes.attack.purify import PurifyImpress
+    from stillguard.nodes.attack.purify_impress import PurifyImpress
 
     numbers = {"iterations": 2, "learning_rate": 0.01, "alpha": 0.1, "threshold": 0.0, "start_noise": 0.1, "seed": 1}
     memory = "low" if low_memory else "fast"
@@ -244,13 +244,13 @@ def with_adm(node: str, **numbers: object) -> Callable[..., Tensor]:
 
 def upscaling(node: str, **numbers: object) -> Callable[..., Tensor]:
     def run(folder: Path) -> Tensor:
-        from stillguard.nodes.attack import purify
+        from stillguard.nodes.attack import purify_upscale
         from testkit import fourfold_vae, tiny_image_model
 
         text = [[randn(1, 7, 16, seed=0), {}]]
         sockets = {"model": tiny_image_model("x4"), "vae": fourfold_vae(), "positive": text, "negative": text}
         common = {"noise_level": 20, "steps": 1, "guidance": 2.0, "seed": 1}
-        return execute(getattr(purify, node), image=photo(), **sockets, **common, **numbers)
+        return execute(getattr(purify_upscale, node), image=photo(), **sockets, **common, **numbers)
 
     return run
 

@@ -27,6 +27,7 @@ SCALARS = {"index_put", "index_put_", "_index_put_impl_", "masked_fill", "masked
 WAITS = {Tensor.item, Tensor.tolist, Tensor.__bool__, Tensor.__float__, Tensor.__int__, Tensor.nonzero, torch.equal}
 _run_backward = torch.autograd._engine_run_backward
 LIKE_THE_FIRST = {Tensor.__deepcopy__, Tensor.new_tensor}
+TELLS_THE_DEVICE = {Tensor.device, Tensor.is_cuda, Tensor.is_cpu}
 HOST_ONLY = {Tensor.numpy, Tensor.pin_memory, Tensor.__array__}
 
 
@@ -72,6 +73,10 @@ class PretendGPU(TorchDispatchMode):
         self.asked = False
         self._functions, self._patches = _Functions(self), contextlib.ExitStack()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and asking before every operation takes longer than most of them
+
     def mark(self, tensor: Tensor, device: torch.device = CUDA) -> Tensor:
         storage = None if tensor.is_meta else _storage(tensor)
         if device == CPU and _label(storage) == CUDA:
@@ -113,10 +118,9 @@ class PretendGPU(TorchDispatchMode):
         labels = {_label(storage) for storage in storages}
         if len(labels) > 1:
             self._check(func, args, given)
-        known = {id(storage) for storage in storages}
         out = func(*args, **kwargs)
         if CUDA in labels:
-            self.adopt(out, known, CUDA)
+            self.adopt(out, {id(storage) for storage in storages}, CUDA)
         return out
 
     def _check(self, func: Any, args: Any, given: list[Tensor]) -> None:
@@ -217,9 +221,12 @@ class _Functions(TorchFunctionMode):
             self.gpu.asked = before
 
     def _answer(self, func: Any, args: Any, kwargs: Any) -> Any:
+        attribute = func.__self__ if getattr(func, "__name__", "") == "__get__" else None
+        if attribute is not None and attribute not in TELLS_THE_DEVICE:
+            return func(*args, **kwargs)
         on_gpu = bool(args) and isinstance(args[0], Tensor) and label(args[0]) == CUDA
-        if getattr(func, "__name__", "") == "__get__" and func.__self__ in (Tensor.device, Tensor.is_cuda, Tensor.is_cpu):
-            return {Tensor.device: CUDA if on_gpu else func(*args), Tensor.is_cuda: on_gpu, Tensor.is_cpu: not on_gpu}[func.__self__]
+        if attribute is not None:
+            return {Tensor.device: CUDA if on_gpu else func(*args), Tensor.is_cuda: on_gpu, Tensor.is_cpu: not on_gpu}[attribute]
         if on_gpu and func in HOST_ONLY:
             raise TypeError(f"{func.__name__} of a tensor on the GPU: use Tensor.cpu() first")
         if func is Tensor.pin_memory:
@@ -241,9 +248,11 @@ class _Functions(TorchFunctionMode):
             raise RuntimeError(f"The generator is of another device than the numbers that {func.__name__} is asked for")
         if device == CUDA:
             kwargs["device"] = "cpu"
-        known = {id(_storage(tensor)) for tensor in _tensors((args, kwargs))}
-        out = func(*args, **kwargs)
-        if device in (CPU, CUDA):
+        if device not in (CPU, CUDA):
+            out = func(*args, **kwargs)
+        else:
+            known = {id(_storage(tensor)) for tensor in _tensors((args, kwargs))}
+            out = func(*args, **kwargs)
             self.gpu.adopt(out, known, device)
         return self.gpu.mark(out) if on_gpu and device is None and func in LIKE_THE_FIRST else out
 

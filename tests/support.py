@@ -53,7 +53,7 @@ class RandomEncoder(nn.Module):
 QUICK: dict[str, dict[str, object]] = {
     "StillguardProtect": {"steps": 3, "working_size": 64},
     "StillguardDormant": {"steps": 2, "working_size": 64},
-    "StillguardAnimatePose": {"steps": 2, "working_size": 64},
+    "StillguardAnimatePose": {"steps": 2, "working_size": 64, "window": 4, "overlap": 1},
     "StillguardAnimateLabVictim": {"steps": 2},
     "StillguardI2VSurrogate": {"length": 5, "prior_steps": 2},
     "StillguardI2VGuard": {"steps": 2, "working_size": 64},

@@ -13,8 +13,8 @@ import torch
 from diffusers.models.attention_processor import Attention
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from stillguard.engine.animators.autoencoder import VictimAutoencoder
-from stillguard.engine.animators.lab_victim import FILE, NETWORKS, LabVictim
+from stillguard.engine.animators.lab_victims.autoencoder import VictimAutoencoder
+from stillguard.engine.animators.lab_victims.victim import FILE, NETWORKS, LabVictim
 from stillguard.engine.animators.pose_animator import load_pose_animator
 from stillguard.engine.surrogates.reference_net import load_reference_net
 from stillguard.engine.surrogates.tiny_autoencoder import load_tiny_autoencoder
@@ -22,7 +22,7 @@ from stillguard.engine.weights.reading import WeightsError
 from stillguard.lab import animator, train_animator, train_encoder, train_measure, train_victims
 from stillguard.lab.pairs import Pair, load_pairs, openpose
 from stillguard.lab.pose_pictures import COLOURS, draw_pose
-from stillguard.lab.training import Loss, Training
+from stillguard.lab.training import Loss, Training, shipped
 
 
 def write_pairs(folder: Path, numbers: Iterable[int], *, still: int | None = None, poseless: int | None = None) -> None:
@@ -144,11 +144,11 @@ def test_a_resumed_training_equals_an_uninterrupted_one_and_follows_the_seed(tmp
         return TRAININGS[name]()
 
     (whole, loss), (first, _), (second, _) = begun(), begun(), begun()
-    curve = steps(whole, loss, 4)
+    curve = steps(whole, loss, 3)  # the first has a learning rate of 0
     assert steps(first, loss, 2) == pytest.approx(curve[:2])
     first.save(tmp_path / "state.pt")
     second.load(tmp_path / "state.pt")
-    assert steps(second, loss, 2) == pytest.approx(curve[2:])
+    assert steps(second, loss, 1) == pytest.approx(curve[2:])
     other = begun()[0]
     other.generator.manual_seed(4)
     assert steps(other, loss, 1) != pytest.approx(curve[:1])
@@ -227,9 +227,9 @@ def test_settling_teaches_features_their_place_by_seed() -> None:
             network(noisy, torch.tensor([999, 500]), reference, tokens, torch.zeros(2, 1, 3, 128, 128), guided=True)
         return float(network.position_error), network.animator.unet.get_parameter("conv_in.weight").detach()
 
-    (start, _), (later, weight), (again, same) = settled(0), settled(5), settled(5)
+    (start, _), (once, weight), (again, same), (later, _) = settled(0), settled(1), settled(1), settled(3)
     assert later < 0.8 * start
-    assert again == pytest.approx(later, rel=1e-4)
+    assert again == pytest.approx(once, rel=1e-4)
     torch.testing.assert_close(same, weight)
 
 
@@ -272,7 +272,7 @@ def victims(tmp_path: Path) -> Path:
     for name, network in networks.items():
         for parameter in network.parameters():  # nothing may be zero, or a mix-up could hide
             torch.nn.init.normal_(parameter, std=0.05) if not parameter.any() else None
-        save_file(train_victims.halved(network.state_dict()), tmp_path / FILE.format(name))
+        save_file(shipped(network.state_dict(), network)[0], tmp_path / FILE.format(name))
     return tmp_path
 
 

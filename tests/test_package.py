@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 import tomllib
@@ -147,6 +148,33 @@ def test_dependencies_have_floors_and_never_touch_what_comfyui_brings() -> None:
         assert "==" not in requirement
         assert "<" not in requirement
         assert not requirement.startswith(("torch", "torchvision", "torchaudio", "numpy"))
+
+
+# pip's name -> the name in Python, where they differ.
+MODULES = {"open_clip_torch": "open_clip"}
+
+
+def test_every_dependency_is_used_by_the_product_and_every_import_is_declared() -> None:
+    """Those that ComfyUI brings itself need no declaration, and no other package is imported."""
+    declared = {re.split(r"[<>=]", requirement)[0] for requirement in PYPROJECT["project"]["dependencies"]}
+    product = {name.split(".")[0] for folder in ("engine", "nodes", "lab") for file in modules(folder) for name in imported(file)}
+    for requirement in declared:
+        assert MODULES.get(requirement, requirement) in product
+    brought = {"torch", "numpy", "PIL", "safetensors", "scipy", "av", "psutil"}
+    of_comfyui = {
+        "comfy",
+        "comfy_api",
+        "comfy_execution",
+        "comfy_extras",
+        "comfyui_version",
+        "folder_paths",
+        "latent_preview",
+        "node_helpers",
+        "nodes",
+        "server",
+    }
+    known = {MODULES.get(name, name) for name in declared} | brought | of_comfyui | {"stillguard"} | sys.stdlib_module_names
+    assert product <= known
 
 
 def test_registry_metadata_is_complete() -> None:

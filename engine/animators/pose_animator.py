@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -108,7 +109,7 @@ class PoseAnimator(nn.Module):
         dtype, frames, names = self.unet.dtype, noisy.shape[2], tuple(bank or {})
 
         def run(noisy: Tensor, context: Tensor, *features: Tensor) -> tuple[Tensor]:
-            # For one pass only: a hook that stayed would hold what it belongs to.
+            # Registered for one pass: a hook that stayed would form a cycle with the UNet and keep its weights in memory.
             hook = self.unet.conv_in.register_forward_hook(partial(_with_pose, pose.to(dtype)))
             try:
                 sample = self.unet(
@@ -160,14 +161,13 @@ class _PerFrameGroupNorm(nn.GroupNorm):
 
     def forward(self, video: Tensor) -> Tensor:
         """[B,C,N,h,w] -> the same."""
-        batch, _, frames = video.shape[:3]
-        normed: Tensor = super().forward(video.transpose(1, 2).flatten(0, 1))
-        return normed.reshape(batch, frames, *normed.shape[1:]).transpose(1, 2)
+        normed = super().forward(rearrange(video, "b c n h w -> (b n) c h w"))
+        return rearrange(normed, "(b n) c h w -> b c n h w", b=len(video))
 
 
 def _recomputable(module: nn.Module, block: nn.Module) -> Callable[..., Tensor]:
     """The forward pass of a motion module's block, with gradient checkpointing when it is on: diffusers leaves these modules out."""
-    # Weakly, since the block will hold this function.
+    # Weak references: the block's `forward` becomes this function, and strong ones would form a cycle that keeps the weights in memory.
     switch, forward = weakref.proxy(module), partial(type(block).forward, weakref.proxy(block))
 
     def run(*inputs: Any, **named: Any) -> Tensor:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 Result = TypeVar("Result")
 
-# Of the gradient's largest value, as powers of two. It begins near 1; fp16 reaches from 2^-24 to 2^16, so that below the least nothing
-# would be left of most gradients.
+# Gradients enter a network with a largest value near 2^0. One overflow lowers that by 2^_BACKOFF; fp16 reaches from 2^-24 to 2^16, so that
+# below 2^_LEAST nothing would be left of most of them, and the network is declared unfit.
 _BACKOFF, _LEAST = 4, -20
 
 

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 META = torch.device("meta")
-# Of the operations that are told a device, those that take values along.
+# Operations with a device among their arguments that also copy a tensor's values there.
 _KEEPS_VALUES = (torch.ops.aten._to_copy.default,)
 
 
@@ -75,7 +75,7 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         for tensor in _tensors((args, kwargs)):
-            # What operations read and none of them made was there before, such as weights.
+            # A tensor that is read before any operation has made it existed before, as weights do, and is not counted.
             self._note(tensor, counted=False)
         result = self.run(function, args, dict(kwargs or {}))
         for tensor in _tensors(result):
@@ -133,7 +133,7 @@ class Shapes(LiveBytes):
             if isinstance(value, Tensor) and argument.alias_info is not None and argument.alias_info.is_write:
                 storage = value.untyped_storage()
                 changed = [saved for saved in self._saved if saved.tensor.untyped_storage() is storage]
-                # One copy for a tensor that is kept more than once.
+                # One copy of each tensor, however often the graph keeps it.
                 copies = {id(tensor): tensor.clone() for tensor in [saved.tensor for saved in changed]}
                 for saved in changed:
                     saved.tensor = copies[id(saved.tensor)]

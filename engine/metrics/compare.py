@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..conversions import within
 from ..picture import resize, to_levels
-from .clip import CHUNK, Clip, windows
-from .comparison import CLEAN, NOISE, PROTECTED, TRUTH, Comparison, Reading, Row
+from .comparison import BRANCH_NAMES, CHANGED, CLEAN, TRUTH, Comparison, Reading, Row
 from .lockstep import common_length, exactly, of_one_size
 from .measure import ClipMeasure, Descriptor, Measure, PairMeasure, SetMeasure, Unavailable
-from .readings import NAMES, NOTHING_SEEN, missing, notes_on, reading_of
+from .readings import NOTHING_SEEN, missing, notes_on, reading_of
+from .video_clip import CHUNK, Clip, windows
 
 STRIP_FRAMES, STRIP_SIDE = 5, 160
 PIXELS_AT_ONCE = 2**19
@@ -128,10 +129,10 @@ class _Run:
         memory: float | None,
     ) -> None:
         self.branches, self.measures, self.frames, self.device, self.memory = branches, measures, frames, device, memory
-        others = {CLEAN: [b for b in (PROTECTED, NOISE) if b in branches], TRUTH: [b for b in (CLEAN, PROTECTED, NOISE) if b in branches]}
+        others = {CLEAN: [b for b in CHANGED if b in branches], TRUTH: [b for b in (CLEAN, *CHANGED) if b in branches]}
         self.against = {reference: others[reference] for reference in (CLEAN, TRUTH) if reference in branches}
         self.pairs = [measure for measure in measures if isinstance(measure, PairMeasure)]
-        # What could only be withheld is not computed: it is most of the work of short videos.
+        # Descriptors of measures that are withheld for want of frames are not computed: of short videos they are most of the work.
         enough = [m for m in measures if isinstance(m, (ClipMeasure, SetMeasure)) and _runs(m.descriptor, frames) >= _least(m)]
         self.descriptors = {measure.descriptor.key: measure.descriptor for measure in enough}
         pairs = [(reference, branch) for reference, others in self.against.items() for branch in others]
@@ -141,7 +142,7 @@ class _Run:
         }
         self.failed: dict[object, str] = {}
         self.strip_indices = tuple(dict.fromkeys(torch.linspace(0, frames - 1, min(STRIP_FRAMES, frames)).round().int().tolist()))
-        small = _small(branches[CLEAN].size)
+        small = within(*branches[CLEAN].size, STRIP_SIDE)
         self.strips = {branch: torch.empty(len(self.strip_indices), 3, *small, dtype=torch.uint8) for branch in branches}
         self.equal = dict.fromkeys(self.against[CLEAN], True)
 
@@ -190,7 +191,7 @@ class _Run:
         for start in range(0, seen[CLEAN].shape[0], at_once):
             references: dict[str, Any] = {}
             # References first: what others are compared with is held, and of the others one at a time.
-            for branch in sorted(seen, key=(TRUTH, CLEAN, PROTECTED, NOISE).index):
+            for branch in sorted(seen, key=(TRUTH, CLEAN, *CHANGED).index):
                 saw: Any = seen[branch][start : start + at_once]
                 saw = saw if measure.see is None else measure.see(saw)
                 for reference, other in references.items():
@@ -206,7 +207,7 @@ class _Run:
     def notes(self) -> Iterator[str]:
         for branch, equal in self.equal.items():
             if equal:
-                yield f"The {NAMES[branch]} video equals the clean one in every pixel: check that the victim was given two pictures."
+                yield f"The {BRANCH_NAMES[branch]} video equals the clean one in every pixel: check that the victim was given two pictures."
 
     def rows(self, measure: Measure | Unavailable) -> Iterator[Row]:
         """Once all steps are done."""
@@ -268,8 +269,3 @@ def _at_once(what: PairMeasure | Descriptor, frames: Tensor, span: int, memory: 
     if memory is None:
         return 1 if what.large else max(1, PIXELS_AT_ONCE // pixels)
     return max(1, int(memory // (what.bytes_per_pixel * pixels)))
-
-
-def _small(size: tuple[int, int]) -> tuple[int, int]:
-    scale = min(1.0, STRIP_SIDE / max(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

@@ -16,6 +16,15 @@ CLEAN, PROTECTED, NOISE, TRUTH = "clean", "protected", "noise", "truth"
 """Branches of an attack: what the victim made of the clean picture, of the protected one, of one with random noise of equal budget,
 and the video that it should have made."""
 
+BRANCHES = (CLEAN, PROTECTED, NOISE, TRUTH)
+"""In the order of every table, strip and chart."""
+
+CHANGED = (PROTECTED, NOISE)
+"""Branches whose picture is not the clean one."""
+
+BRANCH_NAMES = {CLEAN: "clean", PROTECTED: "protected", NOISE: "noise", TRUTH: "ground truth"}
+"""In sentences and headings."""
+
 
 @dataclass(frozen=True)
 class Reading:

@@ -29,7 +29,7 @@ def frechet_distance(first: Tensor, second: Tensor) -> Tensor:
         raise ValueError("A Fréchet distance needs at least two descriptions of each video: give longer videos.")
     (mean_a, a), (mean_b, b) = _gaussian(first), _gaussian(second)
     traces: Tensor = a.square().sum() + b.square().sum() - 2 * torch.linalg.svdvals(a @ b.T).sum()
-    # Of equal sets rounding may leave a little less than nothing.
+    # Rounding may make the distance of equal sets slightly negative.
     return ((mean_a - mean_b).square().sum() + traces).clamp_min(0)
 
 

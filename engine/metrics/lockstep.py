@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from ..picture import resize
-from .clip import CHUNK, Clip
-from .comparison import CLEAN, TRUTH
-from .readings import NAMES
+from .comparison import BRANCH_NAMES, CLEAN, TRUTH
+from .video_clip import CHUNK, Clip
 
 
 def common_length(branches: Mapping[str, Clip], shortest: bool) -> tuple[int, tuple[str, ...]]:
@@ -20,16 +19,16 @@ def common_length(branches: Mapping[str, Clip], shortest: bool) -> tuple[int, tu
     lengths = {branch: clip.frames for branch, clip in branches.items()}
     for branch, length in lengths.items():
         if length == 0:
-            raise ValueError(f"The {NAMES[branch]} video has no frames: connect one that has.")
-    least, told = min(lengths.values()), ", ".join(f"{NAMES[branch]} {length}" for branch, length in lengths.items())
+            raise ValueError(f"The {BRANCH_NAMES[branch]} video has no frames: connect one that has.")
+    least, lengths_told = min(lengths.values()), ", ".join(f"{BRANCH_NAMES[branch]} {length}" for branch, length in lengths.items())
     if len(set(lengths.values())) == 1:
         return least, ()
     if not shortest:
         raise ValueError(
-            f"The videos have different numbers of frames ({told}): make them with the same settings, "
+            f"The videos have different numbers of frames ({lengths_told}): make them with the same settings, "
             'or set "length" to "shortest" to compare the frames that all have.'
         )
-    return least, (f"Only the first {least} frames are compared, since the videos have different lengths ({told}).",)
+    return least, (f"Only the first {least} frames are compared, since the videos have different lengths ({lengths_told}).",)
 
 
 @dataclass(frozen=True)
@@ -57,12 +56,12 @@ def of_one_size(branches: Mapping[str, Clip]) -> tuple[dict[str, Clip], tuple[st
     """
     size = branches[CLEAN].size
     if TRUTH in branches and branches[TRUTH].size != size:
-        told = ", ".join(f"{NAMES[branch]} {clip.size[1]}x{clip.size[0]}" for branch, clip in branches.items())
-        raise ValueError(f"The videos have different sizes ({told}): make them with the same settings, or resize them to one size first.")
+        sizes = ", ".join(f"{BRANCH_NAMES[branch]} {clip.size[1]}x{clip.size[0]}" for branch, clip in branches.items())
+        raise ValueError(f"The videos have different sizes ({sizes}): make them with the same settings, or resize them to one size first.")
     others = {branch: clip for branch, clip in branches.items() if clip.size != size}
     notes = tuple(
-        f"The {NAMES[branch]} video is {clip.size[1]}x{clip.size[0]} and was resized to {size[1]}x{size[0]} to be compared: measures of "
-        "pixels hold that too, and say little where the picture was cropped."
+        f"The {BRANCH_NAMES[branch]} video is {clip.size[1]}x{clip.size[0]} and was resized to {size[1]}x{size[0]} to be compared: "
+        "measures of pixels hold that too, and say little where the picture was cropped."
         for branch, clip in others.items()
     )
     return {branch: _Resized(clip, size) if branch in others else clip for branch, clip in branches.items()}, notes
@@ -84,7 +83,7 @@ def exactly(clip: Clip, branch: str, frames: int) -> Generator[Tensor, None, Non
                     held = []
             if done == frames:
                 return
-    raise ValueError(f"The {NAMES[branch]} video ends after {done} of {frames} frames: save it again, its file may be damaged.")
+    raise ValueError(f"The {BRANCH_NAMES[branch]} video ends after {done} of {frames} frames: save it again, its file may be damaged.")
 
 
 @contextlib.contextmanager
@@ -102,7 +101,7 @@ def _finite(chunk: Tensor, branch: str, first: int) -> Tensor:
     broken = ~torch.isfinite(chunk).flatten(1).all(1)
     if bool(broken.any()):
         raise ValueError(
-            f"Frame {first + int(broken.int().argmax()) + 1} of the {NAMES[branch]} video has pixels that are not numbers (NaN or "
+            f"Frame {first + int(broken.int().argmax()) + 1} of the {BRANCH_NAMES[branch]} video has pixels that are not numbers (NaN or "
             "infinity): look for the node before this one that made them, often a VAE Decode in half precision."
         )
     return chunk

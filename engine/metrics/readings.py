@@ -7,11 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from .comparison import CLEAN, NOISE, PROTECTED, TRUTH, Reading, Row
+from .comparison import BRANCH_NAMES, CHANGED, CLEAN, Reading, Row
 from .intervals import LEAST, interval_of_mean
-
-NAMES = {CLEAN: "clean", PROTECTED: "protected", NOISE: "noise", TRUTH: "ground truth"}
-"""Branches in sentences."""
 
 NOTHING_SEEN = "no frame gave a value, as when no face is found."
 
@@ -46,11 +43,11 @@ def _about_motion(rows: Sequence[Row]) -> Iterator[str]:
         clean = row.readings.get(CLEAN)
         if row.higher != "more motion" or row.reference or clean is None or clean.value is None:
             continue
-        for branch in (PROTECTED, NOISE):
+        for branch in CHANGED:
             reading = row.readings.get(branch)
             if reading is not None and reading.value is not None and reading.value < FROZEN * clean.value:
                 yield (
-                    f"The {NAMES[branch]} video moves far less than the clean one ({row.name} {reading.value:.3g} against "
+                    f"The {BRANCH_NAMES[branch]} video moves far less than the clean one ({row.name} {reading.value:.3g} against "
                     f"{clean.value:.3g} {row.unit}): a frozen video counts as consistent and smooth, so those measures say no good of it."
                 )
 
@@ -59,8 +56,8 @@ def _about_gaps(rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
         for branch, reading in row.readings.items():
             if 0 < reading.n < len(reading.items):
-                against = f" against {NAMES[row.reference]}" if row.reference else ""
+                against = f" against {BRANCH_NAMES[row.reference]}" if row.reference else ""
                 yield (
-                    f"{row.name} of {NAMES[branch]}{against} stands on {reading.n} of {len(reading.items)} values: "
+                    f"{row.name} of {BRANCH_NAMES[branch]}{against} stands on {reading.n} of {len(reading.items)} values: "
                     "the others could not be taken."
                 )

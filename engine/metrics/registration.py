@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..packages import needed
+from ..conversions import within
 from ..picture import check_finite, resize, split_alpha
+from ..transforms import GaussianBlur
 
 Kind = Literal["whole", "section", "surrounded", "turned", "unclear", "other photo"]
 
@@ -46,7 +47,7 @@ def placement(photo: Tensor, copy: Tensor) -> Placement:
     Raises ValueError when a pixel is not finite.
     """
     first, second = _grey(photo), _grey(copy)
-    size = _working(first)
+    size = within(first.shape[-2], first.shape[-1], SIDE)
     if min(size) < LEAST_SIDE + 2 * EDGE:
         return Placement("whole")
     details, tones = _details(resize(first, size)), resize(first, size)
@@ -68,20 +69,13 @@ def _grey(image: Tensor) -> Tensor:
     return split_alpha(image)[0].float().cpu().mean(1, keepdim=True)
 
 
-def _working(image: Tensor) -> tuple[int, int]:
-    scale = min(1.0, SIDE / max(image.shape[-2:]))
-    return max(1, round(image.shape[-2] * scale)), max(1, round(image.shape[-1] * scale))
-
-
 def _centred(image: Tensor) -> Tensor:
     return image - image.mean()
 
 
 def _details(image: Tensor) -> Tensor:
-    with needed("kornia"):
-        import kornia
-    fine, coarse = (kornia.filters.gaussian_blur2d(image, (w, w), (s, s), border_type="replicate") for w, s in ((7, 1.0), (19, 3.0)))
-    return fine - coarse
+    fine, coarse = (GaussianBlur(sigma, kernel, border="replicate") for sigma, kernel in ((1.0, 7), (3.0, 19)))
+    return fine(image) - coarse(image)
 
 
 def _correlation(first: Tensor, second: Tensor) -> float | None:
@@ -97,9 +91,9 @@ def _inner(details: Tensor) -> Tensor:
 
 def _section(whole: Tensor, part: Tensor, kind: Kind) -> tuple[float, Placement]:
     """The best place and size of the part in the whole, by its correlation."""
-    size = _working(whole)
+    size = within(whole.shape[-2], whole.shape[-1], SIDE)
     seen = _inner(_details(resize(whole, size)))
-    # Where nothing is to be seen, noise would correlate with anything.
+    # Least local energy: in flat places the correlation would divide noise by nearly nothing.
     least = 0.1 * seen.square().mean()
     spectrum = torch.fft.rfft2(seen)
     fit = min(size[0] / part.shape[-2], size[1] / part.shape[-1])

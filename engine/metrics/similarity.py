@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..picture import LEVELS, to_levels
+from ..conversions import on_grid
+from ..picture import LEVELS, resize, to_levels
 from .measure import ClipMeasure, Descriptor, SetMeasure
 
 Embed = Callable[[Tensor], Tensor]
@@ -55,8 +56,7 @@ def subject_consistency(features: Tensor) -> Tensor:
 
 def dino_pixels(frames: Tensor) -> Tensor:
     """What the DINO score's network sees of [n,3,H,W] in [0,1]: shorter side 256 (bicubic), middle 224x224, ImageNet statistics."""
-    resized = F.interpolate(frames, size=shorter_side(frames, 256), mode="bicubic", antialias=True)
-    return imagenet(middle((resized * LEVELS).round().clamp(0, LEVELS) / LEVELS, 224))
+    return imagenet(torchvision_crop(on_grid(resize(frames, shorter_side(frames, 256), by="bicubic")), 224))
 
 
 def vbench_dino_pixels(frames: Tensor) -> Tensor:
@@ -71,8 +71,8 @@ def shorter_side(frames: Tensor, side: int) -> tuple[int, int]:
     return (side, side * width // height) if height <= width else (side * height // width, side)
 
 
-def middle(frames: Tensor, side: int) -> Tensor:
-    """The square of `side` pixels in the middle, as torchvision's CenterCrop places it."""
+def torchvision_crop(frames: Tensor, side: int) -> Tensor:
+    """The square of `side` pixels in the middle, where torchvision's CenterCrop has it: half a pixel is rounded to the even side."""
     top, left = (round((length - side) / 2) for length in frames.shape[-2:])
     return frames[..., top : top + side, left : left + side]
 

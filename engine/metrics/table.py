@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .comparison import CLEAN, NOISE, PROTECTED, TRUTH, Comparison, Reading, Row
-from .readings import NAMES
-
-_ORDER = (CLEAN, PROTECTED, NOISE, TRUTH)
+from .comparison import BRANCH_NAMES, BRANCHES, Comparison, Reading, Row
 
 
 def as_text(comparison: Comparison) -> str:
@@ -15,8 +12,8 @@ def as_text(comparison: Comparison) -> str:
     height, width = comparison.size
     made_with = "the protection was made with this model" if comparison.surrogate else "the protection was made without this model"
     head = f"{comparison.victim}: {comparison.frames} frames of {width}x{height}; {made_with}."
-    branches = [branch for branch in _ORDER if branch in comparison.strips]
-    columns = ["measure", "against", *(NAMES[branch] for branch in branches), "n", "higher is"]
+    branches = [branch for branch in BRANCHES if branch in comparison.strips]
+    columns = ["measure", "against", *(BRANCH_NAMES[branch] for branch in branches), "n", "higher is"]
     table = [_line(columns), _line(["---"] * len(columns)), *(_line(_cells(row, branches)) for row in comparison.rows if _measured(row))]
     parts = [head, "\n".join(table), "\n".join(_reasons(comparison)), "\n".join(comparison.notes)]
     return "\n\n".join(part for part in parts if part)
@@ -30,7 +27,7 @@ def _cells(row: Row, branches: list[str]) -> list[str]:
     counts = {reading.n for reading in row.readings.values() if reading.value is not None}
     unit = f" ({row.unit})" if row.unit else ""
     values = [_cell(row.readings.get(branch)) for branch in branches]
-    return [f"{row.name}{unit}", NAMES.get(row.reference, ""), *values, " / ".join(map(str, sorted(counts))), row.higher or ""]
+    return [f"{row.name}{unit}", BRANCH_NAMES.get(row.reference, ""), *values, " / ".join(map(str, sorted(counts))), row.higher or ""]
 
 
 def _cell(reading: Reading | None) -> str:
@@ -56,8 +53,8 @@ def _reasons(comparison: Comparison) -> Iterator[str]:
     for row in comparison.rows:
         missing = {branch: reading.why for branch, reading in row.readings.items() if reading.value is None}
         for why in dict.fromkeys(missing.values()):
-            told = [NAMES[branch] for branch, other in missing.items() if other == why]
-            name = row.name if len(told) == len(row.readings) else f"{row.name} of {' and '.join(told)}"
+            lacking = [BRANCH_NAMES[branch] for branch, other in missing.items() if other == why]
+            name = row.name if len(lacking) == len(row.readings) else f"{row.name} of {' and '.join(lacking)}"
             whole.setdefault(why, []).append(name)
     for why, names in whole.items():
         yield f"{', '.join(dict.fromkeys(names))}: {why}"

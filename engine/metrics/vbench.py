@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..picture import LEVELS, to_levels
 from ..weights.reading import WeightsError, read_weights
 from .measure import ClipMeasure, Descriptor
-from .similarity import Embed, middle, shorter_side
+from .similarity import Embed, shorter_side, torchvision_crop
 
 Interpolate = Callable[[Tensor, Tensor], Tensor]
 """Two frames [n,3,H,W] in [0,1] -> the one halfway between them."""
@@ -31,7 +31,7 @@ def smoothness(frames: Tensor, predicted: Tensor) -> Tensor:
 def aesthetic_pixels(frames: Tensor) -> Tensor:
     """What VBench's CLIP sees of [n,3,H,W] in [0,1]: shorter side 224 (bicubic without antialiasing), middle 224x224, 8-bit, in [0,1]."""
     resized = F.interpolate(to_levels(frames), size=shorter_side(frames, 224), mode="bicubic")
-    return middle(resized.round().clamp(0, LEVELS), 224) / LEVELS
+    return torchvision_crop(resized.round().clamp(0, LEVELS), 224) / LEVELS
 
 
 def imaging_pixels(frames: Tensor) -> Tensor:

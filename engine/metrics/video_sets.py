@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from ..picture import LEVELS, resize
 from .frechet import frechet_distance
 from .measure import Descriptor, SetMeasure
 from .networks import i3d, resnet3d
@@ -39,7 +39,7 @@ def fid_vid_frames(frames: Tensor) -> Tensor:
 
 def _squash(frames: Tensor, side: int) -> Tensor:
     """To levels of a square. PyTorch's antialiased bicubic filter is Pillow's, which DisCo's evaluation uses on each channel in float."""
-    return F.interpolate(frames.float() * 255, size=(side, side), mode="bicubic", antialias=True)
+    return resize(frames.float() * LEVELS, (side, side), by="bicubic")
 
 
 def whole_runs(names: Sequence[str]) -> list[tuple[str, ...]]:

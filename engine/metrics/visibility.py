@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..conversions import in_colour, on_grid, within
 from ..packages import needed
-from ..picture import LEVELS, check_finite, resize, split_alpha, to_levels
+from ..picture import check_finite, resize, split_alpha, to_levels
 from ..surrogates.perceptual import PerceptualNetwork
 from .registration import Placement, placement
 
@@ -95,13 +96,12 @@ def copy_visibility(clean: Tensor, copy: Tensor, *, lpips: PerceptualNetwork | N
         return _compare(clean, copy, lpips)
     there_and_back = _resampled(_resampled(before, size), before.shape[-2:])
     seen = _compare(clean, _resampled(split_alpha(copy)[0].float(), before.shape[-2:]), lpips)
-    return replace(seen, resized_from=size, resizing_psnr=float(psnr(to_levels(before) / LEVELS, there_and_back)))
+    return replace(seen, resized_from=size, resizing_psnr=float(psnr(on_grid(before), there_and_back)))
 
 
 def _resampled(image: Tensor, size: Sequence[int]) -> Tensor:
-    """As an attacker's program does it, on the 8-bit grid. On the CPU, since not every device has this filter."""
-    resized = F.interpolate(image.cpu(), size=tuple(size), mode="bicubic", antialias=True)
-    return (to_levels(resized) / LEVELS).to(image.device)
+    """As an attacker's program does it, on the 8-bit grid. On the CPU, whose rounding is the same everywhere."""
+    return on_grid(resize(image.cpu(), (size[0], size[1]), by="bicubic")).to(image.device)
 
 
 def _reason(place: Placement, clean: Tensor, copy: Tensor) -> str:
@@ -117,8 +117,7 @@ def _reason(place: Placement, clean: Tensor, copy: Tensor) -> str:
 
 
 def _compare(clean: Tensor, protected: Tensor, lpips: PerceptualNetwork | None) -> Visibility:
-    colours = (split_alpha(image)[0].float().expand(-1, 3, -1, -1) for image in (clean, protected))
-    before, after = (to_levels(colour) / LEVELS for colour in colours)
+    before, after = (on_grid(in_colour(image)) for image in (clean, protected))
     return Visibility(
         linf=int(linf_levels(before, after)),
         changed=float((before != after).any(1).float().mean()),
@@ -134,8 +133,6 @@ def _describe(image: Tensor) -> str:
 
 def for_lpips(image: Tensor) -> Tensor:
     """[N,3,H,W], within what a network can take: reduced where its activations would fill the memory, padded where poolings need pixels."""
-    height, width = image.shape[-2:]
-    scale = min(1.0, LPIPS_LONGEST / max(height, width))
-    image = resize(image, (max(1, round(height * scale)), max(1, round(width * scale))))
+    image = resize(image, within(image.shape[-2], image.shape[-1], LPIPS_LONGEST))
     missing = [max(0, 32 - side) for side in image.shape[-2:]]
-    return torch.nn.functional.pad(image, (0, missing[1], 0, missing[0]), mode="replicate")
+    return F.pad(image, (0, missing[1], 0, missing[0]), mode="replicate")

@@ -93,7 +93,7 @@ def adm(state: State, name: str, *, dtype: torch.dtype = torch.float32, head_cha
     unet = cast(UNet2DModel, on_meta(lambda: UNet2DModel(**layout.config(head_channels))))
     original = {key: layout.original_name(key) for key in unet.state_dict()}
     _account_for(state, {original[key]: _original_shape(key, value) for key, value in unet.state_dict().items()}, name)
-    # Copied even where the dtype is right: a file mapped from disk may change or vanish, and lies unaligned.
+    # Copied even where the dtype is right: read_weights maps the file, which may change or vanish, and whose tensors may lie unaligned.
     given = {
         key: _part(key, state[original[key]], head_channels).reshape(value.shape).to(dtype, copy=True)
         for key, value in unet.state_dict().items()
@@ -123,7 +123,7 @@ class _Layout:
             "upsample_type": "resnet",
             "attention_head_dim": head_channels,
             "resnet_time_scale_shift": "scale_shift",
-            # Without it there is no norm before the attention in the middle.
+            # Without this argument diffusers leaves out the norm before the middle block's attention, which the file has.
             "attn_norm_num_groups": 32,
         }
 

@@ -8,36 +8,37 @@ pictures too small or too large for an edit, raise ValueError, one sentence.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import PIL
 import torch
 from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 
 from .. import transforms
+from ..conversions import on_grid, through_pillow
 from ..files import WEBP_LONGEST, open_own
 from ..picture import LEVELS, to_levels
 
 SUBSAMPLINGS = ("4:2:0", "4:2:2", "4:4:4")
-METHODS = ("lanczos", "bicubic", "bilinear", "box", "nearest")
 ROUNDINGS = ("nearest", "cut")
-# Of libjpeg.
+# libjpeg's limit.
 JPEG_LONGEST = 65500
 
 
 @dataclass(frozen=True)
 class JPEGFile:
-    """Pillow's JPEG encoder; quality 1 to 100. 4:2:0 keeps colour at half the resolution, as encoders do by default."""
+    """Pillow's JPEG encoder; quality 1 to 100. The differentiable one is transforms.JPEG.
+
+    4:2:0 keeps colour at half the resolution, as encoders do by default.
+    """
 
     quality: int
     subsampling: str = "4:2:0"
 
     def __post_init__(self) -> None:
         _check_quality(self.quality)
-        _check_name(self.subsampling, SUBSAMPLINGS)
+        check_name(self.subsampling, SUBSAMPLINGS)
 
     def __call__(self, image: Tensor) -> Tensor:
         return _encoded(image, "JPEG", JPEG_LONGEST, quality=self.quality, subsampling=self.subsampling)
@@ -63,8 +64,11 @@ class WebPFile:
 
 
 @dataclass(frozen=True)
-class GaussianBlur:
-    """As OpenCV: edges mirrored without repeating the last pixel; without `sigma`, 0.3((kernel - 1)/2 - 1) + 0.8."""
+class OpenCVBlur:
+    """transforms.GaussianBlur on the 8-bit grid, with OpenCV's conventions.
+
+    Edges are mirrored without repeating the last pixel; without `sigma` it is 0.3((kernel - 1)/2 - 1) + 0.8.
+    """
 
     kernel: int
     sigma: float | None = None
@@ -83,21 +87,21 @@ class GaussianBlur:
         height, width = image.shape[-2:]
         if min(height, width) <= self.kernel // 2:
             raise ValueError(f"A kernel of {self.kernel} pixels is too wide for a picture of {width}x{height}: choose a smaller one.")
-        return _on_grid(transforms.GaussianBlur(self.width, self.kernel)(_on_grid(image)))
+        return on_grid(transforms.GaussianBlur(self.width, self.kernel)(on_grid(image)))
 
     def __str__(self) -> str:
         return f"Gaussian blur, {self.kernel} pixels wide, sigma {self.width:g}"
 
 
 @dataclass(frozen=True)
-class GaussianNoise:
-    """Noise of standard deviation `sigma` in [0,1] units, drawn on the CPU from `seed`, clipped and rounded."""
+class RoundedNoise:
+    """transforms.GaussianNoise on the 8-bit grid: of standard deviation `sigma` in [0,1] units, clipped and rounded."""
 
     sigma: float
     seed: int = 0
 
     def __call__(self, image: Tensor) -> Tensor:
-        return _on_grid(transforms.GaussianNoise(self.sigma, self.seed)(_on_grid(image)))
+        return on_grid(transforms.GaussianNoise(self.sigma, self.seed)(on_grid(image)))
 
     def __str__(self) -> str:
         return f"Gaussian noise, sigma {self.sigma:g}, seed {self.seed}"
@@ -111,12 +115,12 @@ class SaltAndPepper:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_share(self.share)
+        check_share(self.share)
 
     def __call__(self, image: Tensor) -> Tensor:
         count, _, *size = image.shape
         drawn = torch.rand((count, 1, *size), generator=torch.Generator().manual_seed(self.seed)).to(image.device)
-        return torch.where(drawn < self.share, (drawn < self.share / 2).to(image.dtype), _on_grid(image))
+        return torch.where(drawn < self.share, (drawn < self.share / 2).to(image.dtype), on_grid(image))
 
     def __str__(self) -> str:
         return f"salt and pepper on {self.share:.1%} of the pixels, seed {self.seed}"
@@ -132,7 +136,7 @@ class MedianBlur:
         _check_kernel(self.kernel)
 
     def __call__(self, image: Tensor) -> Tensor:
-        return _through_pillow(image, lambda picture: picture.filter(ImageFilter.MedianFilter(self.kernel)))
+        return through_pillow(image, lambda picture: picture.filter(ImageFilter.MedianFilter(self.kernel)))
 
     def __str__(self) -> str:
         return f"median blur, {self.kernel} pixels wide"
@@ -146,7 +150,7 @@ class BitSqueeze:
     rounding: str = "nearest"
 
     def __post_init__(self) -> None:
-        _check_name(self.rounding, ROUNDINGS)
+        check_name(self.rounding, ROUNDINGS)
         if not 1 <= self.bits <= 8:
             raise ValueError(f"A channel of a picture has 1 to 8 bits, not {self.bits}: choose one of these.")
 
@@ -157,71 +161,10 @@ class BitSqueeze:
             kept: Tensor = levels - levels % step
             return kept / LEVELS
         top = 2**self.bits - 1
-        return _on_grid((levels / LEVELS * top).round() / top)
+        return on_grid((levels / LEVELS * top).round() / top)
 
     def __str__(self) -> str:
         return f"{self.bits} bits per channel ({'nearest value' if self.rounding == 'nearest' else 'low bits cut off'})"
-
-
-@dataclass(frozen=True)
-class Resize:
-    """Both sides times `scale`; what is done `meanwhile`, at that size; and, where asked for, back to the old size.
-
-    method: one of METHODS, Pillow's filters.
-    """
-
-    scale: float
-    method: str = "lanczos"
-    back: bool = True
-    meanwhile: tuple[transforms.Transform, ...] = ()
-
-    def __post_init__(self) -> None:
-        _check_name(self.method, METHODS)
-
-    def __call__(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
-        resized = _resized(image, _scaled(height, self.scale), _scaled(width, self.scale), self.method)
-        for edit in self.meanwhile:
-            resized = edit(resized)
-        return _resized(resized, height, width, self.method) if self.back else resized
-
-    def __str__(self) -> str:
-        steps = [f"resized to {self.scale:g} of each side ({self.method})", *map(str, self.meanwhile)]
-        return ", ".join(steps) + (", resized back" if self.back else "")
-
-
-@dataclass(frozen=True)
-class Crop:
-    """The middle `share` of both sides; with `back`, resized to the old size (lanczos)."""
-
-    share: float
-    back: bool = False
-
-    def __post_init__(self) -> None:
-        _check_share(self.share)
-
-    def __call__(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
-        kept = (_scaled(height, self.share), _scaled(width, self.share))
-        top, left = (height - kept[0]) // 2, (width - kept[1]) // 2
-        cut = _on_grid(image[..., top : top + kept[0], left : left + kept[1]])
-        return _resized(cut, height, width, "lanczos") if self.back else cut
-
-    def __str__(self) -> str:
-        return f"cropped to the middle {self.share:.1%} of each side" + (", resized back (lanczos)" if self.back else "")
-
-
-@dataclass(frozen=True)
-class Rotate:
-    """Counter-clockwise around the middle by Pillow's bicubic filter. The size stays, and corners become black and transparent."""
-
-    degrees: float
-
-    def __call__(self, image: Tensor) -> Tensor:
-        return _through_pillow(image, lambda picture: picture.rotate(self.degrees, Image.Resampling.BICUBIC))
-
-    def __str__(self) -> str:
-        return f"rotated by {self.degrees:g} degrees (bicubic)"
 
 
 @dataclass(frozen=True)
@@ -231,7 +174,7 @@ class Brightness:
     factor: float
 
     def __call__(self, image: Tensor) -> Tensor:
-        return _through_pillow(image, lambda picture: ImageEnhance.Brightness(picture).enhance(self.factor))
+        return through_pillow(image, lambda picture: ImageEnhance.Brightness(picture).enhance(self.factor))
 
     def __str__(self) -> str:
         return f"brightness times {self.factor:g}"
@@ -244,7 +187,7 @@ class Contrast:
     factor: float
 
     def __call__(self, image: Tensor) -> Tensor:
-        return _through_pillow(image, lambda picture: ImageEnhance.Contrast(picture).enhance(self.factor))
+        return through_pillow(image, lambda picture: ImageEnhance.Contrast(picture).enhance(self.factor))
 
     def __str__(self) -> str:
         return f"contrast times {self.factor:g}"
@@ -258,33 +201,19 @@ class Erase:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_share(self.share)
+        check_share(self.share)
 
     def __call__(self, image: Tensor) -> Tensor:
         sides = tuple(image.shape[-2:])
         height, width = (round(side * self.share**0.5) for side in sides)
         places = torch.rand(2, generator=torch.Generator().manual_seed(self.seed))
         top, left = (int(place * (side - length + 1)) for place, side, length in zip(places, sides, (height, width), strict=True))
-        erased = _on_grid(image)
+        erased = on_grid(image)
         erased[..., top : top + height, left : left + width] = 0
         return erased
 
     def __str__(self) -> str:
         return f"{self.share:.1%} of the area black, seed {self.seed}"
-
-
-def _on_grid(image: Tensor) -> Tensor:
-    return to_levels(image) / LEVELS
-
-
-def _through_pillow(image: Tensor, change: Callable[[Image.Image], Image.Image]) -> Tensor:
-    def one(picture: Tensor) -> Tensor:
-        levels = to_levels(picture.float()).byte().permute(1, 2, 0).cpu().numpy()
-        grey = levels.shape[-1] == 1
-        changed = np.array(change(Image.fromarray(levels[..., 0] if grey else levels)).convert("L" if grey else "RGB"))
-        return torch.from_numpy(changed).view(*changed.shape[:2], -1).permute(2, 0, 1).float() / LEVELS
-
-    return torch.stack([one(picture) for picture in image]).to(image.device)
 
 
 def _encoded(image: Tensor, format: str, longest: int, **settings: int | str) -> Tensor:
@@ -297,17 +226,7 @@ def _encoded(image: Tensor, format: str, longest: int, **settings: int | str) ->
         picture.save(buffer, format, **settings)
         return open_own(buffer.getvalue())
 
-    return _through_pillow(image, through_file)
-
-
-def _resized(image: Tensor, height: int, width: int, method: str) -> Tensor:
-    return _through_pillow(image, lambda picture: picture.resize((width, height), Image.Resampling[method.upper()]))
-
-
-def _scaled(side: int, scale: float) -> int:
-    if round(side * scale) < 1:
-        raise ValueError(f"Of a side of {side} pixels, {scale:g} leaves nothing: keep more.")
-    return round(side * scale)
+    return through_pillow(image, through_file)
 
 
 def _check_quality(quality: int) -> None:
@@ -320,11 +239,13 @@ def _check_kernel(kernel: int) -> None:
         raise ValueError(f"A kernel {kernel} pixels wide has no middle pixel: choose an odd width such as 3, 5, 7 or 9.")
 
 
-def _check_share(share: float) -> None:
+def check_share(share: float) -> None:
+    """Raises ValueError for a share that leaves nothing, or is more than all."""
     if not 0 < share <= 1:
         raise ValueError(f"A share lies above 0 and is at most 1, not {share:g}: choose one of these.")
 
 
-def _check_name(name: str, names: tuple[str, ...]) -> None:
+def check_name(name: str, names: tuple[str, ...]) -> None:
+    """Raises ValueError, which lists the names, for another."""
     if name not in names:
         raise ValueError(f"There is no {name!r} here: choose one of {', '.join(names)}.")

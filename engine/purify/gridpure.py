@@ -58,7 +58,7 @@ def gridpure(
     for iteration in range(iterations):
         mean = _mean(current, purify, places)
         blended = (1 - gamma) * mean + gamma * current.to(mean.device)
-        # Cut before the number of digits is: a level that is met exactly must not fall to the one below.
+        # Floored in double precision: rounded to fp32 first, a level that is met exactly could fall to the one below.
         current = (blended * LEVELS).floor().clamp(0, LEVELS).to(image) / LEVELS if truncate else blended.to(image)
         yield Gridded(iteration + 1, iterations, current[..., :height, :width])
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from ..draws import following
 from ..picture import check_finite, split_alpha
 from ..transforms import Transform
-from .edits import Crop, GaussianBlur, GaussianNoise, JPEGFile, MedianBlur, Resize, Rotate, SaltAndPepper, WebPFile
+from .edits import JPEGFile, MedianBlur, OpenCVBlur, RoundedNoise, SaltAndPepper, WebPFile
+from .geometry import Crop, Resize, Rotate
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Pipeline:
 
     def numbered(self, index: int) -> Pipeline:
         """For the picture at `index` of a batch or video: noise differs from picture to picture, all else is the same."""
-        noises = (GaussianNoise, SaltAndPepper)
+        noises = (RoundedNoise, SaltAndPepper)
         return Pipeline(tuple(replace(step, seed=following(step.seed, index)) if isinstance(step, noises) else step for step in self.steps))
 
 
@@ -52,6 +53,6 @@ PIPELINES: Mapping[str, Pipeline] = {
     "shared twice": Pipeline((Resize(0.75, "bilinear", meanwhile=(JPEGFile(80),)), Resize(0.75, "bilinear", meanwhile=(JPEGFile(70),)))),
     "screenshot": Pipeline((Resize(0.8, "bilinear"), Crop(0.96, back=True), WebPFile(80))),
     "cleaned by hand": Pipeline((MedianBlur(3), Resize(0.5, "bicubic"), JPEGFile(60))),
-    "noise and blur": Pipeline((GaussianNoise(0.03), GaussianBlur(5), JPEGFile(85))),
+    "noise and blur": Pipeline((RoundedNoise(0.03), OpenCVBlur(5), JPEGFile(85))),
 }
 """Sequences of ordinary edits; which ones is the pack's own choice. Sequences remove what single edits leave (arXiv 2604.23688)."""

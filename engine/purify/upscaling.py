@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from ..conversions import within
 from ..picture import resize
 from ..transforms import GaussianNoise
 
@@ -13,12 +14,6 @@ FACTOR = 4
 
 Repaint = Callable[[Tensor], Tensor]
 """Pictures [B,3,h,w] in [0,1] -> pictures in [0,1] of another size or the same."""
-
-
-def within(height: int, width: int, longest: int) -> tuple[int, int]:
-    """The size with its longer side reduced to `longest`, the aspect kept; a smaller picture stays as it is."""
-    scale = min(1.0, longest / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def noisy_upscaling(image: Tensor, upscale: Repaint, *, sigma: float = 0.1, longest: int = 512, seed: int = 0) -> Tensor:

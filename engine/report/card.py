@@ -9,11 +9,10 @@ from functools import cache
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..metrics.comparison import Comparison
-from .charts import BRANCHES
+from ..metrics.comparison import BRANCH_NAMES, BRANCHES, Comparison
 from .document import Report, small
 from .markup import legal
-from .words import BRANCH_NAMES, budget_sentence, copy_sentences, same_budget, victim_summary
+from .words import budget_sentence, copy_sentences, same_budget, victim_summary
 
 WIDTH, MARGIN, LABEL, GAP = 1200, 48, 150, 6
 FRAMES, VICTIMS, TALLEST = 6, 6, 220

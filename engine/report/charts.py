@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from ..metrics.comparison import CLEAN, NOISE, PROTECTED, TRUTH, Row
+from ..metrics.comparison import BRANCH_NAMES, BRANCHES, NOISE, PROTECTED, Row
 from .markup import Markup, join, tag
-from .words import BRANCH_NAMES, number
-
-BRANCHES = (CLEAN, PROTECTED, NOISE, TRUTH)
-"""In the order of every table, strip and chart."""
+from .words import number
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 340, 150, 46, 72, 8, 22
 PLOT_WIDTH, ROW_HEIGHT, EDGE = 130, 15, 7
@@ -30,6 +27,28 @@ def curves(row: Row, *, frames: int, identifier: str) -> Markup:
     def y(value: float) -> float:
         return TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
+    lines = [tag("path", class_=f"line {branch}", d=_path(items, x, y)) for branch, items in series.items()]
+    ends = {branch: y(end) for branch, items in series.items() for end in [_last_finite(items)] if end is not None}
+    labels = [
+        tag("text", BRANCH_NAMES[branch], class_=f"name {branch}", x=WIDTH - RIGHT + 6, y=f"{height + 3.5:.1f}")
+        for branch, height in _apart(ends)
+    ]
+    title, description = f"{identifier}-title", f"{identifier}-desc"
+    return tag(
+        "svg",
+        tag("title", f"{row.name} over time", id=title),
+        tag("desc", "; ".join(_described(branch, items) for branch, items in series.items()), id=description),
+        *_axes(ticks, last, frames, x, y),
+        *lines,
+        *labels,
+        viewBox=f"0 0 {WIDTH} {HEIGHT}",
+        role="img",
+        aria_labelledby=f"{title} {description}",
+    )
+
+
+def _axes(ticks: Sequence[float], last: int, frames: int, x: Callable[[float], float], y: Callable[[float], float]) -> list[Markup]:
+    """The ticks' lines with their numbers, then the numbers of the first and the last item with what they count between them."""
     grid = [
         join(
             tag("path", class_="grid", d=f"M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}"),
@@ -42,26 +61,7 @@ def curves(row: Row, *, frames: int, identifier: str) -> Markup:
         for index, anchor in ((0, "start"), (last, "end"))
     ]
     middle = tag("text", _axis(last + 1, frames), class_="axis", x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 6, text_anchor="middle")
-    lines = [tag("path", class_=f"line {branch}", d=_path(items, x, y)) for branch, items in series.items()]
-    ends = {branch: y(end) for branch, items in series.items() for end in [_last_finite(items)] if end is not None}
-    labels = [
-        tag("text", BRANCH_NAMES[branch], class_=f"name {branch}", x=WIDTH - RIGHT + 6, y=f"{height + 3.5:.1f}")
-        for branch, height in _apart(ends)
-    ]
-    title, description = f"{identifier}-title", f"{identifier}-desc"
-    return tag(
-        "svg",
-        tag("title", f"{row.name} over time", id=title),
-        tag("desc", "; ".join(_described(branch, items) for branch, items in series.items()), id=description),
-        *grid,
-        *below,
-        middle,
-        *lines,
-        *labels,
-        viewBox=f"0 0 {WIDTH} {HEIGHT}",
-        role="img",
-        aria_labelledby=f"{title} {description}",
-    )
+    return [*grid, *below, middle]
 
 
 def has_curves(row: Row) -> bool:

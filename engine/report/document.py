@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..conversions import in_colour, middle, within
 from ..metrics.comparison import CLEAN, Comparison, as_json, plain
 from ..metrics.visibility import NotMeasured, Visibility
-from ..picture import check_finite, split_alpha, to_levels
+from ..picture import check_finite, to_levels
 
 SCHEMA, SCHEMA_VERSION = "stillguard-protection-report", 1
 LONGEST, DETAIL = 512, 128
@@ -80,7 +81,7 @@ def gallery(pictures: Mapping[str, Tensor]) -> Gallery:
         sizes={branch: (int(picture.shape[-2]), int(picture.shape[-1])) for branch, picture in levels.items()},
         gain=gain,
         pictures={branch: small(picture) for branch, picture in levels.items()},
-        details={branch: _middle(picture).byte() for branch, picture in levels.items()},
+        details={branch: middle(picture, DETAIL, DETAIL).byte() for branch, picture in levels.items()},
         perturbations={branch: small(127.5 + gain * difference, mode="nearest") for branch, difference in differences.items()},
     )
 
@@ -104,20 +105,14 @@ def report_json(report: Report) -> str:
     return json.dumps(document, indent=2, allow_nan=False)
 
 
-def _middle(picture: Tensor) -> Tensor:
-    top, left = (max(0, (side - DETAIL) // 2) for side in picture.shape[-2:])
-    return picture[:, top : top + DETAIL, left : left + DETAIL]
-
-
 def _levels(picture: Tensor) -> Tensor:
     """[C,H,W] in [0,1] -> 8-bit levels as float, [3,H,W]."""
     check_finite(picture)
-    return to_levels(split_alpha(picture[None])[0].float().cpu())[0].expand(3, -1, -1)
+    return to_levels(in_colour(picture[None]).cpu())[0]
 
 
 def small(picture: Tensor, *, longest: int = LONGEST, mode: str = "area") -> Tensor:
     """[3,H,W] levels -> uint8 with at most `longest` pixels a side."""
-    scale = min(1.0, longest / max(picture.shape[-2:]))
-    size = [max(1, round(side * scale)) for side in picture.shape[-2:]]
-    reduced = picture if scale == 1.0 else F.interpolate(picture[None].float(), size=size, mode=mode)[0]
+    size = within(picture.shape[-2], picture.shape[-1], longest)
+    reduced = picture if size == picture.shape[-2:] else F.interpolate(picture[None].float(), size=size, mode=mode)[0]
     return reduced.float().round().clamp(0, 255).to(torch.uint8)

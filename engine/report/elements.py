@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from ..files import encode_picture
-from ..metrics.comparison import Comparison, plain
+from ..metrics.comparison import BRANCH_NAMES, Comparison, plain
 from .document import LONGEST, small
 from .markup import Markup, join, tag
-from .words import BRANCH_NAMES, number
+from .words import number
 
 
 def section(heading: object, *children: object, class_: str | None = None, id: str | None = None) -> Markup:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ..metrics.comparison import NOISE, PROTECTED, plain
-from .charts import BRANCHES
+from ..metrics.comparison import BRANCH_NAMES, BRANCHES, CHANGED, plain
 from .document import DETAIL, LONGEST, Gallery, Report
 from .elements import branch_head, data, head, image, kind, listed, section, table, values_list
 from .markup import Markup, tag
 from .reading_guide import LIMITS, MEANING, PROMISE, sources
 from .victim import victim_section
-from .words import BRANCH_NAMES, copy_sentences, number, picture_summary, same_budget, victim_summary
+from .words import copy_sentences, number, picture_summary, same_budget, victim_summary
 
 STYLE = Path(__file__).with_name("style.css")
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -41,14 +40,14 @@ def _header(report: Report) -> Markup:
 
 
 def _summary(report: Report) -> Markup:
-    told: list[Markup] = []
+    items: list[Markup] = []
     for index, comparison in enumerate(report.comparisons, 1):
         name = tag("a", tag("bdi", comparison.victim), href=f"#victim-{index}")
         first, *others = victim_summary(comparison, fair=same_budget(report.visibilities))
-        told.append(tag("div", tag("dt", name, kind(comparison)), tag("dd", tag("p", first, class_="first"), tag("p", " ".join(others)))))
+        items.append(tag("div", tag("dt", name, kind(comparison)), tag("dd", tag("p", first, class_="first"), tag("p", " ".join(others)))))
     if changed := picture_summary(report):
-        told.append(tag("div", tag("dt", "The picture itself"), tag("dd", tag("p", changed))))
-    return section("In short", tag("p", PROMISE), tag("dl", *told), class_="short")
+        items.append(tag("div", tag("dt", "The picture itself"), tag("dd", tag("p", changed))))
+    return section("In short", tag("p", PROMISE), tag("dl", *items), class_="short")
 
 
 def _visibility(report: Report) -> Markup | None:
@@ -59,7 +58,7 @@ def _visibility(report: Report) -> Markup | None:
 
 
 def _visibility_table(report: Report) -> Markup | None:
-    shown = {branch: report.visibilities[branch] for branch in (PROTECTED, NOISE) if branch in report.visibilities}
+    shown = {branch: report.visibilities[branch] for branch in CHANGED if branch in report.visibilities}
     if not shown:
         return None
     rows: dict[str, tuple[str, str, list[Markup | str]]] = {

@@ -42,8 +42,8 @@ _OF_VBENCH = ("consistency", "smoothness", "aesthetic", "imaging")
 
 def sources(names: Iterable[str]) -> list[str]:
     """Papers of the measures with these names."""
-    told = [f"vbench {name.lower()}" if any(word in name.lower() for word in _OF_VBENCH) else name.lower() for name in names]
-    return [text for key, text in _SOURCES.items() if any(_speaks_of(name, key) for name in told)]
+    spoken_of = [f"vbench {name.lower()}" if any(word in name.lower() for word in _OF_VBENCH) else name.lower() for name in names]
+    return [text for key, text in _SOURCES.items() if any(_speaks_of(name, key) for name in spoken_of)]
 
 
 def _speaks_of(name: str, key: str) -> bool:

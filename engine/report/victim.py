@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..metrics.comparison import CLEAN, TRUTH, Comparison, Reading, Row
-from .charts import BRANCHES, curves, has_curves, intervals
+from ..metrics.comparison import BRANCH_NAMES, BRANCHES, CLEAN, TRUTH, Comparison, Reading, Row
+from .charts import curves, has_curves, intervals
 from .elements import branch_head, data, head, image, kind, listed, section, table, values_list
 from .markup import Markup, join, tag
-from .words import BRANCH_NAMES, reason, standing
+from .words import reason, standing
 
 FRAME_LONGEST = 256
 _GROUPS = {

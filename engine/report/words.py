@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from ..metrics.comparison import CLEAN, NOISE, PROTECTED, TRUTH, Comparison, Reading, Row
+from ..metrics.comparison import BRANCH_NAMES, CHANGED, CLEAN, NOISE, PROTECTED, Comparison, Reading, Row
 from ..metrics.visibility import NotMeasured, Visibility
 from .document import Report
 
-BRANCH_NAMES = {CLEAN: "clean", PROTECTED: "protected", NOISE: "noise", TRUTH: "ground truth"}
 _FIRST = ("lpips", "ssim", "psnr")
 """Which measure leads a summary, by the beginning of its name: perceived difference before pixels."""
 
@@ -91,25 +90,25 @@ def visibility_sentence(branch: str, seen: Visibility) -> str:
 
 def copy_sentences(report: Report) -> list[str]:
     """What was done to pictures that do not lie on the clean one pixel for pixel, or why their visibility is not measured."""
-    told = []
-    for branch in (PROTECTED, NOISE):
+    sentences = []
+    for branch in CHANGED:
         name = f"the {BRANCH_NAMES[branch]} picture"
         if branch in report.unmeasured:
-            told.append(_unmeasured(name, report.unmeasured[branch]))
+            sentences.append(_unmeasured(name, report.unmeasured[branch]))
         elif branch in report.visibilities and (size := report.visibilities[branch].resized_from) is not None:
             alone = number(report.visibilities[branch].resizing_psnr or 0.0)
-            told.append(
+            sentences.append(
                 f"{name.capitalize()} is {size[1]} × {size[0]} pixels and was resized back to be measured; resizing alone gives the clean "
                 f"one a PSNR of {alone} dB. The videos differ by that resizing too."
             )
-    return told
+    return sentences
 
 
 def _unmeasured(name: str, one: NotMeasured) -> str:
-    told = f"How visible the change of {name} is was not measured: {one.why}"
+    reason_given = f"How visible the change of {name} is was not measured: {one.why}"
     if one.other_photo:
-        return f"{told} If it shows another photo, nothing here says anything about the protection: choose its file anew."
-    return f"{told} The videos differ by that too, not only by the protection."
+        return f"{reason_given} If it shows another photo, nothing here says anything about the protection: choose its file anew."
+    return f"{reason_given} The videos differ by that too, not only by the protection."
 
 
 def same_budget(visibilities: Mapping[str, Visibility]) -> bool | None:
@@ -117,7 +116,7 @@ def same_budget(visibilities: Mapping[str, Visibility]) -> bool | None:
 
     What resizing did to a copy is no budget.
     """
-    protected, noise = (visibilities.get(branch) for branch in (PROTECTED, NOISE))
+    protected, noise = (visibilities.get(branch) for branch in CHANGED)
     if protected is None or noise is None or protected.resized_from is not None or noise.resized_from is not None:
         return None
     return protected.linf == noise.linf
@@ -137,15 +136,15 @@ def budget_sentence(comparisons: Iterable[Comparison], visibilities: Mapping[str
         case True:
             return f"Noise and protection have the same budget, {visibilities[NOISE].linf} levels."
     noise, protected = visibilities[NOISE].linf, visibilities[PROTECTED].linf
-    told = f"Noise and protection differ in budget, {noise} against {protected} levels: beside each other they say little."
+    sentence = f"Noise and protection differ in budget, {noise} against {protected} levels: beside each other they say little."
     # A JPEG file changes single pixels by far more than any protection does.
     lossy = " Unless the protected picture is a JPEG or another copy with loss, of which the largest change is no budget."
-    return told + (lossy if protected > noise else "")
+    return sentence + (lossy if protected > noise else "")
 
 
 def picture_summary(report: Report) -> str:
     """How visible the change is, and whether the noise is a fair baseline; "" where no pictures were given."""
-    visible = [visibility_sentence(branch, report.visibilities[branch]) for branch in (PROTECTED, NOISE) if branch in report.visibilities]
+    visible = [visibility_sentence(branch, report.visibilities[branch]) for branch in CHANGED if branch in report.visibilities]
     return " ".join(filter(None, [*copy_sentences(report), budget_sentence(report.comparisons, report.visibilities), *visible]))
 
 
@@ -163,15 +162,15 @@ def _value(row: Row, branch: str) -> bool:
 def _measured(row: Row, noise: str) -> str:
     unit = f" {row.unit}" if row.unit else ""
 
-    def told(branch: str, name: str) -> str:
+    def figure(branch: str, name: str) -> str:
         reading = row.readings[branch]
         assert reading.value is not None
         interval = f"95\u00a0% interval {spread(reading)}" if spread(reading) else "no interval"
         return f"{number(reading.value)}{unit} {name} ({interval})"
 
-    parts = [told(PROTECTED, "for the protected picture")]
+    parts = [figure(PROTECTED, "for the protected picture")]
     if _value(row, NOISE):
-        parts.append(told(NOISE, f"for the picture with {noise}"))
+        parts.append(figure(NOISE, f"for the picture with {noise}"))
     return f"Against the video of the clean picture, {row.name} is {' and '.join(parts)}; higher is {row.higher}."
 
 
@@ -188,11 +187,11 @@ def _meaning(rows: list[Row], fair: bool | None) -> str:
 
 
 def _others(rows: list[Row], noise: str) -> list[str]:
-    told = [_measured(row, noise) for row in rows[1:] if row.name.lower().startswith("identity")]
+    sentences = [_measured(row, noise) for row in rows[1:] if row.name.lower().startswith("identity")]
     counts = Counter(found for row in rows if (found := verdict(row)) is not None)
     if counts.total() > 1:
-        told.append(
+        sentences.append(
             f"Of {counts.total()} measures against the clean video, {counts['more']} see the protected one clearly further from it than "
             f"the noisy one, {counts['less']} see the reverse and {counts['open']} cannot tell."
         )
-    return told
+    return sentences

@@ -2,6 +2,6 @@
 
 from .l2 import RGBL2
 from .rgb import RGB
-from .space import Space, Turns
+from .space import Alternating, Space
 
-__all__ = ["RGB", "RGBL2", "Space", "Turns"]
+__all__ = ["RGB", "RGBL2", "Alternating", "Space"]

@@ -70,7 +70,7 @@ class Space(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Turns:
+class Alternating:
     """Spaces that take turns, one a step, from the first to the last and again, as Anti-I2V's colour and frequency spaces do.
 
     The picture between them is the state: variables of a turn are made from the picture that the last turn left, except where a space
@@ -100,9 +100,9 @@ class Turns:
         return sum(len(range(place, steps, len(self.spaces))) for place, other in enumerate(self.spaces) if other is space)
 
 
-def turns_of(space: Space | Turns) -> Turns:
+def alternating(space: Space | Alternating) -> Alternating:
     """One space has every turn."""
-    return space if isinstance(space, Turns) else Turns((space,))
+    return space if isinstance(space, Alternating) else Alternating((space,))
 
 
 def as_file(clean: Tensor, mask: Tensor | None, picture: Tensor) -> Tensor:

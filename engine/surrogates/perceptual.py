@@ -40,7 +40,7 @@ class PerceptualNetwork(nn.Module):
 
     def activations(self, image: Tensor) -> tuple[Tensor, ...]:
         """[B,3,H,W] in [0,1], sides of 16 or more -> channel-normalised feature maps, five of them with VGG16."""
-        # Through the module's call, since what brings a network to its device listens there.
+        # Through __call__: in ComfyUI, a pre-hook on it brings the network to its device.
         maps: tuple[Tensor, ...] = self(image)
         return maps
 

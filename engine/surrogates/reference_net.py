@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from ..compute.half import with_scaled_gradient
@@ -82,7 +83,7 @@ class ReferenceNet(nn.Module):
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[list[Tensor]]:
-        """Hooks stay no longer than a pass: what they belong to and what they fill would hold each other, and the weights with them."""
+        """For one pass: hooks that stayed would form a cycle with the UNet and keep its weights in memory."""
         seen: list[Tensor] = []
         norms = [cast(nn.Module, block.norm1) for _, block in spatial_blocks(self.unet)]
         hooks = [norm.register_forward_hook(lambda module, inputs, output: seen.append(output)) for norm in norms]
@@ -104,8 +105,8 @@ class _LastAttention(nn.Module):
         self.transformer_blocks = nn.ModuleList([block])
 
     def forward(self, hidden: Tensor, **_: object) -> tuple[Tensor]:
-        tokens = cast(nn.Module, self.proj_in)(cast(nn.Module, self.norm)(hidden)).flatten(2).transpose(1, 2)
-        cast(nn.Module, self.transformer_blocks[0].norm1)(tokens)
+        maps = cast(nn.Module, self.proj_in)(cast(nn.Module, self.norm)(hidden))
+        cast(nn.Module, self.transformer_blocks[0].norm1)(rearrange(maps, "b c h w -> b (h w) c"))
         return (hidden,)
 
 

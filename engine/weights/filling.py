@@ -34,6 +34,6 @@ def fill(network: nn.Module, state: State, dtype: torch.dtype, *, name: str, wha
     found = [f"{label} {', '.join(sorted(keys)[:3])} ({len(keys)} in all)" for label, keys in problems.items() if keys]
     if found:
         raise WeightsError(f"{name} is not {what}, because it {' and '.join(found)}: choose another file.")
-    # Copied even where the dtype is right: a file mapped from disk may change or vanish, and lies unaligned.
+    # Copied even where the dtype is right: read_weights maps the file, which may change or vanish, and whose tensors may lie unaligned.
     network.load_state_dict({key: state[key].to(dtype, copy=True) for key in wanted}, assign=True)
     network.eval().requires_grad_(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import zipfile
 from pathlib import Path
@@ -59,6 +60,8 @@ def load_own(network: Network, path: Path) -> Network:
 
 
 def _torch_file(path: Path) -> object:
+    if _is_torch_script(path):
+        raise WeightsError(f"{path.name} is a TorchScript program, of which nothing was run: take the same weights as safetensors.")
     try:
         # Only zip archives can be mapped; torch's older format has to be read whole.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -71,6 +74,14 @@ def _torch_file(path: Path) -> object:
         raise _damaged(path) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise _damaged(path) from error
+
+
+def _is_torch_script(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    return False
 
 
 def _damaged(path: Path) -> WeightsError:

@@ -1,11 +1,23 @@
 """The attack test: what an attacker does with a picture."""
 
-from . import adm, animate_pose, check_copy, installed_victims, lab_victims, purify, purify_diffusion, random_noise, transform
+from . import (
+    adm,
+    animate_pose,
+    check_copy,
+    installed_victims,
+    lab_victims,
+    purify_diffusion,
+    purify_impress,
+    purify_upscale,
+    random_noise,
+    transform,
+)
 
 NODES = (
     *transform.NODES,
     *random_noise.NODES,
-    *purify.NODES,
+    *purify_impress.NODES,
+    *purify_upscale.NODES,
     *adm.NODES,
     *purify_diffusion.NODES,
     *animate_pose.NODES,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...engine.animators.clip import windows
+from ...engine.animators.pose_sampler import windows
 from ...engine.draws import SEEDS
-from ..bridge.attack.animate import Animation, animate_images
+from ..bridge.attack.animate_pose import Animation, animate_images
 from ..bridge.surrogates.animators import LoadedPoseAnimator, LoadedReferenceNet, check_pair
 from ..bridge.surrogates.reference import ReferenceSockets
 from ..sockets import PoseAnimatorSocket, ReferenceNetSocket

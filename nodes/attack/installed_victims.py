@@ -11,7 +11,8 @@ from comfy_api.latest import io, ui
 
 from ..bridge.attack.victims import has_file, missing_nodes
 from ..bridge.progress import show_text
-from .victim_table import VICTIMS, ModelFile, Victim
+from .victim import ModelFile, Victim
+from .victim_table import VICTIMS
 
 State = Literal["ready", "files not found", "nodes missing"]
 HEADINGS: dict[State, str] = {
@@ -38,8 +39,8 @@ class InstalledVictims(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls) -> str:
-        # Of what it answers, since files and packs come and go without the workflow changing; core writes it into the files that it saves,
-        # where neither a NaN nor what is installed here belongs.
+        # A hash of the answer: files and packs come and go without the workflow changing. Core writes it into the files that it saves, so
+        # that it may be no NaN, which would break their JSON, and may not name what is installed here.
         return hashlib.sha256(listing([examined(victim) for victim in VICTIMS]).encode()).hexdigest()
 
     @classmethod

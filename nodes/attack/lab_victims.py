@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...engine.animators.lab_victim import NETWORKS
+from ...engine.animators.lab_victims.victim import NETWORKS
 from ...engine.draws import SEEDS
 from ..bridge.attack.lab_victims import animate_with_victim
 

@@ -8,8 +8,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..bridge.attack.purify_diffusion import GridSettings, dds_images, diffpure_images, diffusion_form, gridpure_images
+from ..inputs import attack_seed_input, attacked_image_input
 from ..sockets import ADMSocket
-from .purify import CATEGORY, image_input, seed_input
 
 if TYPE_CHECKING:
     import comfy.sd
@@ -34,18 +34,18 @@ class PurifyDiffPure(io.ComfyNode):
         return io.Schema(
             node_id="StillguardPurifyDiffPure",
             display_name="Purify (DiffPure)",
-            category=CATEGORY,
+            category="stillguard/attack test",
             description="Attack a protected picture: add noise and let a diffusion model take it away, the perturbation with it.",
             search_aliases=["purify", "remove protection", "img2img", "diffusion"],
             inputs=[
-                image_input(),
+                attacked_image_input(),
                 io.Int.Input(
                     "timesteps", default=150, min=1, max=1000, tooltip="Noise, as steps of 1000: 150 is a denoise of 0.15 in KSampler."
                 ),
                 io.Int.Input(
                     "steps", default=20, min=1, max=1000, tooltip="Denoising steps of the latent form; with `adm` every timestep is one."
                 ),
-                seed_input(),
+                attack_seed_input(),
                 *_form_inputs(),
             ],
             outputs=[io.Image.Output("purified", display_name="purified")],
@@ -75,11 +75,11 @@ class PurifyDDSPure(io.ComfyNode):
         return io.Schema(
             node_id="StillguardPurifyDDSPure",
             display_name="Purify (DDSPure)",
-            category=CATEGORY,
+            category="stillguard/attack test",
             description="Attack a protected picture: a little noise, and a diffusion model's estimate of the clean picture in one call.",
             search_aliases=["purify", "remove protection", "denoised smoothing", "diffusion"],
             inputs=[
-                image_input(),
+                attacked_image_input(),
                 io.Float.Input(
                     "radius",
                     default=11.0,
@@ -88,7 +88,7 @@ class PurifyDDSPure(io.ComfyNode):
                     step=0.5,
                     tooltip="Of the perturbation, in levels: the noise is made as strong.",
                 ),
-                seed_input(),
+                attack_seed_input(),
                 *_form_inputs(),
             ],
             outputs=[io.Image.Output("purified", display_name="purified")],
@@ -117,11 +117,11 @@ class PurifyGrIDPure(io.ComfyNode):
         return io.Schema(
             node_id="StillguardPurifyGrIDPure",
             display_name="Purify (GrIDPure)",
-            category=CATEGORY,
+            category="stillguard/attack test",
             description="Attack a protected picture: many light purifications in overlapping windows, mixed with what was there.",
             search_aliases=["purify", "remove protection", "tiles", "diffusion"],
             inputs=[
-                image_input(),
+                attacked_image_input(),
                 io.Int.Input(
                     "timesteps", default=10, min=1, max=1000, tooltip="Noise of an iteration, as steps of 1000; 50 in the latent form."
                 ),
@@ -141,7 +141,7 @@ class PurifyGrIDPure(io.ComfyNode):
                 io.Int.Input(
                     "window", default=512, min=128, max=2048, step=64, tooltip="Of the latent form, in pixels; with `adm` it is 256."
                 ),
-                seed_input(),
+                attack_seed_input(),
                 *_form_inputs(),
             ],
             outputs=[io.Image.Output("purified", display_name="purified")],

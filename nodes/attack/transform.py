@@ -11,23 +11,20 @@ from torch import Tensor
 
 from ...engine.draws import SEEDS
 from ...engine.purify.edits import (
-    METHODS,
     ROUNDINGS,
     SUBSAMPLINGS,
     BitSqueeze,
     Brightness,
     Contrast,
-    Crop,
     Erase,
-    GaussianBlur,
-    GaussianNoise,
     JPEGFile,
     MedianBlur,
-    Resize,
-    Rotate,
+    OpenCVBlur,
+    RoundedNoise,
     SaltAndPepper,
     WebPFile,
 )
+from ...engine.purify.geometry import METHODS, Crop, Resize, Rotate
 from ...engine.purify.pipelines import PIPELINES, Pipeline
 from ...engine.transforms import Transform
 from ..bridge.attack.transform import transform_images
@@ -104,8 +101,8 @@ def _kinds() -> dict[str, _Kind]:
     return {
         "JPEG": _Kind(JPEGFile, [quality, subsampling]),
         "WebP": _Kind(WebPFile, [quality]),
-        "Gaussian blur": _Kind(lambda kernel, sigma: GaussianBlur(kernel, sigma or None), [kernel(5), sigma]),
-        "Gaussian noise": _Kind(GaussianNoise, [strength, seed]),
+        "Gaussian blur": _Kind(lambda kernel, sigma: OpenCVBlur(kernel, sigma or None), [kernel(5), sigma]),
+        "Gaussian noise": _Kind(RoundedNoise, [strength, seed]),
         "median blur": _Kind(MedianBlur, [kernel(3)]),
         "bit squeeze": _Kind(BitSqueeze, [bits, rounding]),
         "resize": _Kind(Resize, [scale, method, back]),

@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...engine.attack import Step
+from ...engine.conversions import in_colour, to_pillow
 from ...engine.picture import amplified, split_alpha
 
 log = logging.getLogger("stillguard")
 
-IN_SINGLE = "{} gives numbers that are not finite in half precision and is run in fp32, which is slower."
+RUN_IN_FP32 = "{} gives numbers that are not finite in half precision and is run in fp32, which is slower."
 
 PREVIEW_SIDE = 512
 SECONDS_BETWEEN_PREVIEWS = 0.5
@@ -66,16 +67,16 @@ class Progress:
 
 
 def _preview(clean: Tensor, protected: Tensor, budget: float | None) -> Image.Image:
-    clean, protected = (small(split_alpha(image)[0][:1]) for image in (clean, protected))
-    return to_pillow(torch.cat([protected, amplified(clean, protected, budget=budget)], dim=3))
+    clean, protected = (preview_sized(split_alpha(image)[0][:1]) for image in (clean, protected))
+    return preview_picture(torch.cat([protected, amplified(clean, protected, budget=budget)], dim=3))
 
 
-def to_pillow(image: Tensor) -> Image.Image:
+def preview_picture(image: Tensor) -> Image.Image:
     """[1,C,H,W] of one or three channels -> an RGB picture."""
-    return Image.fromarray(image[0].expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1).mul(255).round().byte().cpu().numpy())
+    return to_pillow(in_colour(image)[0])
 
 
-def small(image: Tensor) -> Tensor:
+def preview_sized(image: Tensor) -> Tensor:
     """At most PREVIEW_SIDE, by skipping pixels: averaging would wash the perturbation out."""
     scale = min(1.0, PREVIEW_SIDE / max(image.shape[-2:]))
     return image if scale == 1.0 else F.interpolate(image, scale_factor=scale, mode="nearest")

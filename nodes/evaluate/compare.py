@@ -116,7 +116,7 @@ class CompareVideos(io.ComfyNode):
                 node_id=cls.hidden.unique_id,
             )
         table = as_text(comparison)
-        # In place of the last line of progress.
+        # Replaces the last progress text below the node.
         show_text(table, node_id=cls.hidden.unique_id)
         return io.NodeOutput(comparison, table, ui=ui.PreviewText(table))
 

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from ...engine.metrics.flow import flow_measure
 from ...engine.metrics.frechet import fid_measure, kid_measure
 from ...engine.metrics.image import l1_measure, lpips_measure, psnr_measure, ssim_measure
 from ...engine.metrics.landmarks import landmark_measures
@@ -20,6 +19,7 @@ from ...engine.metrics.networks.i3d import load_i3d
 from ...engine.metrics.networks.inception import load_inception
 from ...engine.metrics.networks.musiq import load_musiq
 from ...engine.metrics.networks.resnet3d import load_resnet3d
+from ...engine.metrics.optical_flow import flow_measure
 from ...engine.metrics.similarity import clip_i_measure, dino_measure, faces_found_measure, identity_measure, subject_consistency_measure
 from ...engine.metrics.vbench import aesthetic_measure, imaging_quality_measure, load_aesthetic_head, motion_smoothness_measure
 from ...engine.metrics.video_sets import fid_vid_measure, fvd_measure
@@ -70,6 +70,11 @@ class MeasureSources:
     files: dict[str, str] = field(default_factory=dict)
     _hooks: list[RemovableHandle] = field(default_factory=list)
 
+    @property
+    def conventions(self) -> tuple[bool, ...]:
+        """Whether as DisCo's evaluation does it: no, and where asked for also yes."""
+        return (False, True) if self.paper_conventions else (False,)
+
     def network(self, load: Callable[[Path], Network], entry: str, file: str | None = None) -> Network:
         """From the catalogue's file, on ComfyUI's device until `close`.
 
@@ -87,81 +92,99 @@ class MeasureSources:
             hook.remove()
 
 
+Make = Callable[[MeasureSources], Sequence[Measure]]
+
+
 def measures_of(groups: Sequence[str], sources: MeasureSources) -> list[Measure | Unavailable]:
     """All measures of these groups; what is missing for one becomes its Unavailable's sentence."""
-    offers = _offers(sources)
-    return [measure for group in groups for names, make in offers[group] for measure in _made(names, make)]
+    return [measure for group in groups for names, make in _OFFERS[group] for measure in _made(names, make, sources)]
 
 
-def _made(names: Sequence[str], make: Callable[[], Sequence[Measure]]) -> Sequence[Measure | Unavailable]:
+def _made(names: Sequence[str], make: Make, sources: MeasureSources) -> Sequence[Measure | Unavailable]:
     try:
-        return make()
+        return make(sources)
     except (FileNotFoundError, ValueError, PackageError) as reason:
         return [Unavailable(name, str(reason)) for name in names]
 
 
-def _offers(sources: MeasureSources) -> dict[str, list[tuple[Sequence[str], Callable[[], Sequence[Measure]]]]]:
-    """By group: names, for when they cannot be had, and what makes the measures."""
-    conventions = (False, True) if sources.paper_conventions else (False,)
+def _pixels(sources: MeasureSources) -> Sequence[Measure]:
+    return [make(disco_compat=one) for one in sources.conventions for make in (psnr_measure, ssim_measure, l1_measure)]
 
-    def pixels() -> Sequence[Measure]:
-        return [make(disco_compat=one) for one in conventions for make in (psnr_measure, ssim_measure, l1_measure)]
 
-    def lpips() -> Sequence[Measure]:
-        if sources.lpips_backbone is None:
-            raise ValueError("No backbone is chosen in lpips_backbone.")
-        network = sources.network(load_perceptual_network, "lpips_vgg16", sources.lpips_backbone)
-        return [lpips_measure(network, disco_compat=one) for one in conventions]
+def _lpips(sources: MeasureSources) -> Sequence[Measure]:
+    if sources.lpips_backbone is None:
+        raise ValueError("No backbone is chosen in lpips_backbone.")
+    network = sources.network(load_perceptual_network, "lpips_vgg16", sources.lpips_backbone)
+    return [lpips_measure(network, disco_compat=one) for one in sources.conventions]
 
-    def clip_i() -> Sequence[Measure]:
-        return [clip_i_measure(clip_embedder(_connected(sources.clip_vision, "Load CLIP Vision", "clip_vision")))]
 
-    def aesthetic() -> Sequence[Measure]:
-        embed = aesthetic_embedder(_connected(sources.clip_vision, "Load CLIP Vision with CLIP ViT-L/14", "clip_vision"))
-        return [aesthetic_measure(embed, sources.network(load_aesthetic_head, "aesthetic_head"))]
+def _clip_i(sources: MeasureSources) -> Sequence[Measure]:
+    return [clip_i_measure(clip_embedder(_connected(sources.clip_vision, "Load CLIP Vision", "clip_vision")))]
 
-    def smoothness() -> Sequence[Measure]:
-        model = _connected(sources.interpolation_model, "Load Frame Interpolation Model", "interpolation_model")
-        return [motion_smoothness_measure(interpolator(model))]
 
-    def identity() -> Sequence[Measure]:
-        embed = face_embedder(_connected(sources.insightface, "a loader of insightface's FaceAnalysis", "insightface"))
-        return [identity_measure(embed), faces_found_measure(embed)]
+def _dino(sources: MeasureSources) -> Sequence[Measure]:
+    return [dino_measure(sources.network(load_dino, "dino_vits16"))]
 
-    def landmarks() -> Sequence[Measure]:
-        detector = _connected(sources.face_detection_model, "Load Face Detection Model", "face_detection_model")
-        return landmark_measures(landmark_finder(detector))
 
-    def fid() -> Sequence[Measure]:
-        network = sources.network(load_inception, "inception_fid")
-        return [fid_measure(network), kid_measure(network)]
+def _subject(sources: MeasureSources) -> Sequence[Measure]:
+    return [subject_consistency_measure(sources.network(load_dino, "dino_vitb16"))]
 
-    return {
-        "pixels": [(("PSNR", "SSIM", "L1"), pixels)],
-        "lpips": [(("LPIPS",), lpips)],
-        "semantics": [(("CLIP-I",), clip_i), (("DINO",), lambda: [dino_measure(sources.network(load_dino, "dino_vits16"))])],
-        "consistency": [
-            (("optical flow",), lambda: [flow_measure()]),
-            (
-                ("subject consistency",),
-                lambda: [subject_consistency_measure(sources.network(load_dino, "dino_vitb16"))],
-            ),
-            (("motion smoothness",), smoothness),
-        ],
-        "quality": [
-            (("aesthetic quality",), aesthetic),
-            (("imaging quality",), lambda: [imaging_quality_measure(sources.network(load_musiq, "musiq_spaq"))]),
-        ],
-        "faces": [(("identity similarity", "frames with a face"), identity), (("M-LMD", "F-LMD", "M-LVD", "F-LVD"), landmarks)],
-        "fid": [(("FID", "KID"), fid)],
-        "fvd": [
-            (("FVD",), lambda: [fvd_measure(sources.network(load_i3d, "i3d_kinetics400"))]),
-            (("FID-VID",), lambda: [fid_vid_measure(sources.network(load_resnet3d, "resnet50_kinetics3d"))]),
-        ],
-    }
+
+def _smoothness(sources: MeasureSources) -> Sequence[Measure]:
+    model = _connected(sources.interpolation_model, "Load Frame Interpolation Model", "interpolation_model")
+    return [motion_smoothness_measure(interpolator(model))]
+
+
+def _aesthetic(sources: MeasureSources) -> Sequence[Measure]:
+    embed = aesthetic_embedder(_connected(sources.clip_vision, "Load CLIP Vision with CLIP ViT-L/14", "clip_vision"))
+    return [aesthetic_measure(embed, sources.network(load_aesthetic_head, "aesthetic_head"))]
+
+
+def _imaging(sources: MeasureSources) -> Sequence[Measure]:
+    return [imaging_quality_measure(sources.network(load_musiq, "musiq_spaq"))]
+
+
+def _identity(sources: MeasureSources) -> Sequence[Measure]:
+    embed = face_embedder(_connected(sources.insightface, "a loader of insightface's FaceAnalysis", "insightface"))
+    return [identity_measure(embed), faces_found_measure(embed)]
+
+
+def _landmarks(sources: MeasureSources) -> Sequence[Measure]:
+    detector = _connected(sources.face_detection_model, "Load Face Detection Model", "face_detection_model")
+    return landmark_measures(landmark_finder(detector))
+
+
+def _fid_and_kid(sources: MeasureSources) -> Sequence[Measure]:
+    network = sources.network(load_inception, "inception_fid")
+    return [fid_measure(network), kid_measure(network)]
+
+
+def _fvd(sources: MeasureSources) -> Sequence[Measure]:
+    return [fvd_measure(sources.network(load_i3d, "i3d_kinetics400"))]
+
+
+def _fid_vid(sources: MeasureSources) -> Sequence[Measure]:
+    return [fid_vid_measure(sources.network(load_resnet3d, "resnet50_kinetics3d"))]
 
 
 def _connected(socket: Any, loader: str, name: str) -> Any:
     if socket is None:
         raise ValueError(f"Connect {loader} to {name}.")
     return socket
+
+
+# By group: names, for when the measures cannot be had, and what makes them.
+_OFFERS: dict[str, list[tuple[Sequence[str], Make]]] = {
+    "pixels": [(("PSNR", "SSIM", "L1"), _pixels)],
+    "lpips": [(("LPIPS",), _lpips)],
+    "semantics": [(("CLIP-I",), _clip_i), (("DINO",), _dino)],
+    "consistency": [
+        (("optical flow",), lambda sources: [flow_measure()]),
+        (("subject consistency",), _subject),
+        (("motion smoothness",), _smoothness),
+    ],
+    "quality": [(("aesthetic quality",), _aesthetic), (("imaging quality",), _imaging)],
+    "faces": [(("identity similarity", "frames with a face"), _identity), (("M-LMD", "F-LMD", "M-LVD", "F-LVD"), _landmarks)],
+    "fid": [(("FID", "KID"), _fid_and_kid)],
+    "fvd": [(("FVD",), _fvd), (("FID-VID",), _fid_vid)],
+}

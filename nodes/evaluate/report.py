@@ -17,8 +17,8 @@ from ...engine.report.document import Report, gallery, report_json
 from ...engine.report.page import report_page
 from ...engine.report.words import report_summary
 from ...engine.weights.catalogue import catalogue
-from ..bridge.evaluate.measure import measure_visibility
 from ..bridge.evaluate.report import node_settings, versions, whole_graph
+from ..bridge.evaluate.visibility import measure_visibility
 from ..bridge.files import write_numbered
 from ..bridge.model_files import choices, find_file, fingerprint
 from ..bridge.privacy import publishable, without_folders, without_paths

@@ -8,7 +8,7 @@ from torch import Tensor
 from ...engine.files import encode_picture
 from ...engine.metrics.visibility import NotMeasured, Visibility
 from ...engine.weights.catalogue import catalogue
-from ..bridge.evaluate.measure import measure_visibility
+from ..bridge.evaluate.visibility import measure_visibility
 from ..bridge.model_files import choices, find_file, fingerprint
 from ..bridge.progress import show_text
 

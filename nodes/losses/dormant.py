@@ -11,12 +11,12 @@ from ...engine.animators.pose_animator import last_timesteps, noise_schedule
 from ...engine.losses import dormant
 from ...engine.weights.catalogue import catalogue
 from ..bridge.model_files import choices, find_file
-from ..bridge.protect.losses import LossSpec
+from ..bridge.protect.loss_spec import LossSpec
 from ..bridge.surrogates.animators import LoadedPoseAnimator, LoadedReferenceNet, animator_view, check_pair
 from ..bridge.surrogates.clip_vision import Preparation, clip_vision_view
 from ..bridge.surrogates.perceptual import perceptual_view
 from ..bridge.surrogates.reference import ReferenceSockets
-from ..bridge.surrogates.residents import Surrogates
+from ..bridge.surrogates.run_surrogates import Surrogates
 from ..bridge.surrogates.text import empty_prompt
 from ..bridge.surrogates.vae import tiled_vae_view, vae_view
 from ..inputs import VICTIMS_VAE, clip_input, clip_vision_input, reference_nets_input, vae_input, weight_input

@@ -9,8 +9,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...engine.losses import i2vguard
-from ..bridge.protect.losses import LossSpec
-from ..bridge.surrogates.residents import Surrogates
+from ..bridge.protect.loss_spec import LossSpec
+from ..bridge.surrogates.run_surrogates import Surrogates
 from ..bridge.surrogates.vae import vae_view
 from ..bridge.video.model import VideoSurrogate, video_setup
 from ..inputs import VICTIMS_VAE, reach_input, scaled_input, surrogate_input, target_input, weight_input

@@ -14,8 +14,8 @@ from ...engine.transforms import EoT
 from ...engine.update import MomentumSign
 from ...engine.weights.catalogue import catalogue
 from ..bridge.model_files import choices
-from ..bridge.protect.losses import Losses, LossSpec
-from ..bridge.protect.run import Settings, protect_images, squashed, without_networks
+from ..bridge.protect.loss_spec import Losses, LossSpec
+from ..bridge.protect.run import Settings, protect_images, space_spec, squashed
 from ..bridge.surrogates.reference import ReferenceSockets
 from ..bridge.surrogates.text import empty_prompt
 from ..inputs import (
@@ -32,13 +32,7 @@ from ..inputs import (
     weight_input,
     working_size_input,
 )
-from ..losses.dormant import (
-    clip_semantic,
-    frame_incoherence,
-    lpips_penalty,
-    reference_feature,
-    vae_latent,
-)
+from ..losses.dormant import clip_semantic, frame_incoherence, lpips_penalty, reference_feature, vae_latent
 from ..sockets import PoseAnimatorSocket
 
 if TYPE_CHECKING:
@@ -140,7 +134,7 @@ class Dormant(io.ComfyNode):
             _check_aspect(image, pose)
         losses = dormant_losses(sockets, nets, pose_animator, pose, lpips_backbone, weights)
         space = RGB(budget, start_from="anywhere", truncated=True) if official else RGB(budget)
-        settings = Settings(without_networks(space), MomentumSign(1.0, 0.5), eot or EoT(), working_size, steps, seed, memory == LOW_MEMORY)
+        settings = Settings(space_spec(space), MomentumSign(1.0, 0.5), eot or EoT(), working_size, steps, seed, memory == LOW_MEMORY)
         if official:
             image, mask = squashed(image, mask, working_size)
         return io.NodeOutput(*protect_images(image, losses, settings, mask=mask, node_id=cls.hidden.unique_id), image)

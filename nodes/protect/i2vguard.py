@@ -8,8 +8,8 @@ from torch import Tensor
 from ...engine.spaces import RGB
 from ...engine.transforms import EoT
 from ...engine.update import Adam, Sign, Update
-from ..bridge.protect.losses import Losses
-from ..bridge.protect.run import Settings, protect_images, without_networks
+from ..bridge.protect.loss_spec import Losses
+from ..bridge.protect.run import Settings, protect_images, space_spec
 from ..bridge.video.model import VideoSurrogate
 from ..inputs import (
     LOW_MEMORY,
@@ -24,12 +24,7 @@ from ..inputs import (
     weight_input,
     working_size_input,
 )
-from ..losses.i2vguard import (
-    contrastive_frames,
-    l2_penalty,
-    target_latent,
-    temporal_attention,
-)
+from ..losses.i2vguard import contrastive_frames, l2_penalty, target_latent, temporal_attention
 
 # Of the order of what keeps 8 levels of change invisible; the paper gives none.
 PENALTY = 100.0
@@ -92,7 +87,7 @@ class I2VGuard(io.ComfyNode):
     ) -> io.NodeOutput:
         space, update = _mode(mode)
         losses = i2vguard_losses(i2v_surrogate, target, reach, weights)
-        settings = Settings(without_networks(space), update, eot, working_size, steps, seed, memory == LOW_MEMORY)
+        settings = Settings(space_spec(space), update, eot, working_size, steps, seed, memory == LOW_MEMORY)
         return io.NodeOutput(*protect_images(image, losses, settings, mask=mask, node_id=cls.hidden.unique_id))
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from ...engine.spaces import RGB
 from ...engine.transforms import EoT
 from ...engine.update import Adam, MomentumSign, Sign, Update
-from ..bridge.protect.losses import Losses
-from ..bridge.protect.run import Settings, protect_images, without_networks
+from ..bridge.protect.loss_spec import Losses
+from ..bridge.protect.run import Settings, protect_images, space_spec
 from ..inputs import LOW_MEMORY, eot_input, mask_input, memory_input, seed_input, steps_input, working_size_input
 from ..sockets import LossSocket
 
@@ -121,7 +121,7 @@ class Protect(io.ComfyNode):
     ) -> io.NodeOutput:
         if not loss:
             raise ValueError(NO_LOSS)
-        settings = Settings(without_networks(RGB(budget)), _update(update), eot, working_size, steps, seed, memory == LOW_MEMORY)
+        settings = Settings(space_spec(RGB(budget)), _update(update), eot, working_size, steps, seed, memory == LOW_MEMORY)
         return io.NodeOutput(*protect_images(image, loss, settings, mask=mask, node_id=cls.hidden.unique_id))
 
 

@@ -10,9 +10,10 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ...engine.conversions import in_colour
 from ...engine.files import Format, decode_picture, encode_picture
 from ...engine.metrics.visibility import linf_levels
-from ...engine.picture import check_finite, split_alpha
+from ...engine.picture import check_finite
 from ..bridge.files import loaded_picture, write_numbered, writes_metadata
 from ..bridge.progress import show_text
 
@@ -107,7 +108,7 @@ def _differences(clean: Tensor, pictures: Tensor, budget: float) -> list[int]:
 
 def _colour(picture: Tensor) -> Tensor:
     """[C,H,W] -> [3,H,W] fp32 without alpha; neither PNG's greyscale nor WebP, which has none, come back as such."""
-    return split_alpha(picture[None].cpu().float())[0][0].expand(3, -1, -1)
+    return in_colour(picture[None].cpu())[0]
 
 
 def _encoded(picture: Tensor, format: Format, text: Mapping[str, str] | None) -> bytes:

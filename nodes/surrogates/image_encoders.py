@@ -5,9 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...engine.weights.catalogue import catalogue
-from ...engine.weights.reading import SAFETENSORS
 from ..bridge.model_files import choices, chosen_file
-from ..bridge.surrogates.image_encoders import image_encoder_from
+from ..bridge.surrogates.clip_vision_files import image_encoder_from
 
 ENTRY = "lab_encoder"
 
@@ -24,7 +23,7 @@ class LoadImageEncoder(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=[name for name in choices([catalogue()[ENTRY]]) if name.lower().endswith(SAFETENSORS)],
+                    options=choices([catalogue()[ENTRY]]),
                     tooltip="A safetensors file in models/stillguard whose metadata holds its configuration.",
                 ),
             ],

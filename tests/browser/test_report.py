@@ -14,11 +14,11 @@ from bench.paths import BENCH
 from bench.server import ComfyServer
 from playwright.sync_api import Page, sync_playwright
 from stillguard.engine.baselines import random_signs
-from stillguard.engine.metrics.clip import HeldClip
 from stillguard.engine.metrics.compare import compare
 from stillguard.engine.metrics.comparison import CLEAN, NOISE, PROTECTED, TRUTH, Comparison
 from stillguard.engine.metrics.image import l1_measure, psnr_measure, ssim_measure
 from stillguard.engine.metrics.measure import Unavailable
+from stillguard.engine.metrics.video_clip import HeldClip
 from stillguard.engine.metrics.visibility import visibility
 from stillguard.engine.report.document import NodeSettings, Report, gallery
 from stillguard.engine.report.page import report_page

@@ -88,7 +88,7 @@ def directional_error(function: object, image: Tensor) -> float:
 def test_vae_equals_core_bit_for_bit_and_has_its_gradient(kind: object, image: Tensor, tmp_path: Path) -> None:
     """And the cached VAE keeps its own tensors and results."""
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
     from stillguard.nodes.bridge.surrogates.vae import vae_view
 
     with torch.inference_mode():
@@ -98,7 +98,7 @@ def test_vae_equals_core_bit_for_bit_and_has_its_gradient(kind: object, image: T
         with autograd_session(), contextlib.ExitStack() as stack:
             surrogates = Surrogates()
             view = vae_view(surrogates, vae)
-            stack.enter_context(surrogates.resident(height=64, width=96, low_memory=False))
+            stack.enter_context(surrogates.on_device(height=64, width=96, low_memory=False))
             assert torch.equal(view.encode(image.clone()), expected)
             target = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
             theirs = {parameter.data_ptr() for parameter in view.patcher.model.parameters()}
@@ -114,7 +114,7 @@ def test_vae_equals_core_bit_for_bit_and_has_its_gradient(kind: object, image: T
 
 def test_one_view_per_socket_however_many_losses_use_it(tmp_path: Path) -> None:
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
     from stillguard.nodes.bridge.surrogates.vae import vae_view
 
     with torch.inference_mode():
@@ -130,7 +130,7 @@ def test_clip_vision_equals_core_and_has_a_gradient(size: tuple[int, int], astro
     """Core's own encode_image rounds to 8 bits, so its gradient is exactly zero."""
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.surrogates.clip_vision import clip_vision_view
-    from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
     from testkit import tiny_clip_vision
 
     picture = torch.nn.functional.interpolate(astronaut, size=size, mode="bilinear")
@@ -140,7 +140,7 @@ def test_clip_vision_equals_core_and_has_a_gradient(size: tuple[int, int], astro
         with autograd_session(), contextlib.ExitStack() as stack:
             surrogates = Surrogates()
             view = clip_vision_view(surrogates, clip_vision)
-            stack.enter_context(surrogates.resident(height=64, width=64, low_memory=False))
+            stack.enter_context(surrogates.on_device(height=64, width=64, low_memory=False))
             torch.testing.assert_close(view.embed(picture.clone()), expected, rtol=1e-5, atol=1e-6)
             leaf = picture.clone().requires_grad_()
             target = torch.randn(expected.shape, generator=torch.Generator().manual_seed(0))
@@ -203,7 +203,7 @@ def dynamic_vram(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", [shipped_vae, pair_vae])
 def test_a_dynamic_vaes_copy_has_the_dtype_that_its_gradient_needs(kind: object, image: Tensor, tmp_path: Path) -> None:
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
     from stillguard.nodes.bridge.surrogates.vae import vae_view
 
     with torch.inference_mode():
@@ -213,7 +213,7 @@ def test_a_dynamic_vaes_copy_has_the_dtype_that_its_gradient_needs(kind: object,
         with autograd_session(), contextlib.ExitStack() as stack:
             surrogates = Surrogates()
             view = vae_view(surrogates, vae)
-            stack.enter_context(surrogates.resident(height=64, width=96, low_memory=False))
+            stack.enter_context(surrogates.on_device(height=64, width=96, low_memory=False))
             assert not view.patcher.is_dynamic()
             assert {parameter.dtype for parameter in view.patcher.model.parameters()} == {torch.float32}
             leaf = image.clone().requires_grad_()

@@ -27,7 +27,7 @@ def test_weights_that_became_inference_tensors_can_be_differentiated_through(fil
     """ComfyUI moves models while it runs other nodes, under inference mode, and what it moves there autograd refuses."""
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.surrogates.animators import reference_net_from, reference_net_view
-    from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
 
     with torch.inference_mode():
         loaded = reference_net_from(files["reference_unet"], "auto")
@@ -43,7 +43,7 @@ def test_weights_that_became_inference_tensors_can_be_differentiated_through(fil
             latent = torch.randn(1, 4, 16, 16).requires_grad_()
             with pytest.raises(RuntimeError, match="Inference tensors cannot be saved for backward"):
                 features(net, latent)
-            stack.enter_context(surrogates.resident(height=128, width=128, low_memory=False))
+            stack.enter_context(surrogates.on_device(height=128, width=128, low_memory=False))
             sum(feature.square().mean() for feature in features(net, latent)).backward()
             assert float(latent.grad.abs().max()) > 0
 
@@ -56,7 +56,7 @@ def gradient(files: dict[str, Path], *, low_memory: bool) -> Tensor:
     from stillguard.engine.losses import dormant
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.surrogates.animators import animator_view, pose_animator_from, reference_net_from, reference_net_view
-    from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
     from support import RandomEncoder
 
     parts = (files["denoising_unet"], files["motion_module"], files["pose_guider"])
@@ -71,14 +71,14 @@ def gradient(files: dict[str, Path], *, low_memory: bool) -> Tensor:
         frames = dormant.FrameIncoherence(animator, setup, pose, signal, timesteps, frames=3, noised=True)
         objective = Objective((Term("reference", 100.0, dormant.ReferenceFeature(setup)), Term("frames", 1.0, frames)))
         reference = Observation(clean)
-        with surrogates.resident(height=128, width=128, low_memory=low_memory):
+        with surrogates.on_device(height=128, width=128, low_memory=low_memory):
             assert animator.checkpointing == low_memory
             for step in range(3):
                 leaf = (clean + 0.01).requires_grad_()
                 objective.backward(reference, Observation(leaf, draws=SeededDraws(step), low_memory=low_memory))
         assert not animator.checkpointing
         # The patchers still know their networks: a fast run follows.
-        with surrogates.resident(height=128, width=128, low_memory=False):
+        with surrogates.on_device(height=128, width=128, low_memory=False):
             animator.guide(pose)
     return leaf.grad
 
@@ -88,7 +88,8 @@ def test_low_memory_gives_the_same_gradient_and_leaves_everything_as_it_was(
     files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, in_turns: bool
 ) -> None:
     """With turns, UNets are copied in and out as on a GPU, with the CPU in its place."""
-    from stillguard.nodes.bridge.surrogates import residents, turns
+    from stillguard.nodes.bridge.surrogates import run_surrogates as residents
+    from stillguard.nodes.bridge.surrogates import turns
 
     fast = gradient(files, low_memory=False)
     monkeypatch.setattr(residents, "takes_turns", lambda: in_turns)
@@ -144,7 +145,7 @@ def test_the_empty_prompts_embedding_is_the_text_encoders_last_hidden_state(tmp_
 def test_clip_vision_is_prepared_as_core_prepares_it(crop: bool, astronaut: Tensor) -> None:
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.surrogates.clip_vision import clip_vision_view
-    from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
     from testkit import tiny_clip_vision
 
     picture = torch.nn.functional.interpolate(astronaut, size=(100, 180), mode="bilinear")

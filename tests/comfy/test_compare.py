@@ -15,7 +15,7 @@ import pytest
 import torch
 from bench.client import Client
 from bench.server import ComfyServer
-from stillguard.engine.metrics.clip import CHUNK, HeldClip
+from stillguard.engine.metrics.video_clip import CHUNK, HeldClip
 from support import Graph, node
 
 pytestmark = pytest.mark.usefixtures("comfy")

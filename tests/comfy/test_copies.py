@@ -68,14 +68,14 @@ def loaded_before(model: ModelPatcher) -> ModelPatcher:
 def gradient(loaded: Loaded, model: ModelPatcher, *, low_memory: bool) -> tuple[float, Tensor, Tensor]:
     """The loss, its gradient, and the noise level in the middle."""
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates import residents as surrogates
+    from stillguard.nodes.bridge.surrogates import run_surrogates as surrogates
     from stillguard.nodes.losses.i2vguard import contrastive_frames
 
     photo = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with autograd_session(), mock.patch.object(surrogates, "takes_turns", return_value=low_memory):
         run = surrogates.Surrogates()
         loss = contrastive_frames(1.0, loaded.spec(model=model), torch.zeros(1, 8, 8, 3)).make(run)
-        with run.resident(height=64, width=64, low_memory=low_memory):
+        with run.on_device(height=64, width=64, low_memory=low_memory):
             leaf = (photo + 0.02 * randn(*photo.shape, seed=4)).clamp(0.01, 0.99).requires_grad_()
             with run.step():
                 seen = Observation(leaf, draws=SeededDraws(5), low_memory=low_memory)
@@ -189,7 +189,7 @@ def test_the_first_video_is_made_with_the_model_that_is_there(wan: Loaded, low_m
     import comfy.model_management as management
     from comfy.model_patcher import ModelPatcher
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates import residents as surrogates
+    from stillguard.nodes.bridge.surrogates import run_surrogates as surrogates
     from stillguard.nodes.bridge.video.model import video_setup
 
     import nodes
@@ -198,7 +198,7 @@ def test_the_first_video_is_made_with_the_model_that_is_there(wan: Loaded, low_m
     with autograd_session(), mock.patch.object(surrogates, "takes_turns", return_value=low_memory):
         run = surrogates.Surrogates()
         setup = video_setup(run, wan.spec())
-        with run.resident(height=64, width=64, low_memory=low_memory):
+        with run.on_device(height=64, width=64, low_memory=low_memory):
             with mock.patch.object(ModelPatcher, "load", side_effect=AssertionError("core loads")):
                 prior = setup.prior(Observation(photo))
             prepared, sampling = setup.model.conditioner.prepare(photo), wan.spec().sampling
@@ -237,7 +237,7 @@ def test_a_measures_network_that_was_taken_away_in_part_comes_back_whole(comfy: 
 def test_a_copy_dies_with_its_run(wan: Loaded) -> None:
     """Without the garbage collector, after fast and low memory."""
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates import residents as surrogates
+    from stillguard.nodes.bridge.surrogates import run_surrogates as surrogates
     from stillguard.nodes.bridge.video.model import video_setup
 
     gc.collect()
@@ -247,7 +247,7 @@ def test_a_copy_dies_with_its_run(wan: Loaded) -> None:
             with autograd_session(), mock.patch.object(surrogates, "takes_turns", return_value=low_memory):
                 run: Any = surrogates.Surrogates()
                 model = video_setup(run, wan.spec()).model
-                with run.resident(height=64, width=64, low_memory=low_memory):
+                with run.on_device(height=64, width=64, low_memory=low_memory):
                     pass
                 alive = weakref.ref(model.denoiser.patcher.model)
                 del run, model
@@ -265,12 +265,12 @@ class Kept:
     def run(self, *, low_memory: bool = False) -> tuple[Tensor, int]:
         from comfy.model_patcher import ModelPatcher
         from stillguard.engine import RGB, Sign
-        from stillguard.nodes.bridge.protect.run import Settings, protect_images, without_networks
+        from stillguard.nodes.bridge.protect.run import Settings, protect_images, space_spec
         from stillguard.nodes.losses.i2vguard import contrastive_frames
 
         photo = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
         losses = (contrastive_frames(1.0, self.loaded.spec(), torch.zeros(1, 8, 8, 3)),)
-        settings = Settings(without_networks(RGB(8.0)), Sign(1.0), None, 64, 1, 1, low_memory=low_memory)
+        settings = Settings(space_spec(RGB(8.0)), Sign(1.0), None, 64, 1, 1, low_memory=low_memory)
         with torch.inference_mode(), mock.patch.object(ModelPatcher, "clone", autospec=True, side_effect=ModelPatcher.clone) as copies:
             protected, *_ = protect_images(photo, losses, settings, mask=None, node_id=None)
         return protected, copies.call_count

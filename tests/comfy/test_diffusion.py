@@ -77,13 +77,13 @@ def gradient(surrogate: DiffusionSurrogate, photo: Tensor, *, low_memory: bool, 
     """Of the taps' loss; and the slope along its sign by differences of this half width."""
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.surrogates.diffusion import diffusion_setup
-    from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
 
     slope = 0.0
     with autograd_session():
         surrogates = Surrogates()
         loss = Read(diffusion_setup(surrogates, surrogate), TAPS)
-        with surrogates.resident(height=SIDE, width=SIDE, low_memory=low_memory):
+        with surrogates.on_device(height=SIDE, width=SIDE, low_memory=low_memory):
             clean, leaf = Observation(photo.clone()), photo.clone().requires_grad_()
             with surrogates.step():
                 Objective((Term("read", 1.0, loss),)).backward(clean, look(leaf, low_memory=low_memory))
@@ -97,7 +97,7 @@ def gradient(surrogate: DiffusionSurrogate, photo: Tensor, *, low_memory: bool, 
 def test_the_gradient_is_finite_differences_and_the_same_in_low_memory_with_turns(
     surrogate: DiffusionSurrogate, photo: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stillguard.nodes.bridge.surrogates import residents
+    from stillguard.nodes.bridge.surrogates import run_surrogates as residents
 
     fast, difference = gradient(surrogate, photo, low_memory=False, width=3e-4)
     assert difference == pytest.approx(float(fast.abs().sum()), rel=0.03)
@@ -111,12 +111,12 @@ def test_the_model_answers_what_core_gets_of_it_and_blocks_give_what_hooks_see(s
     import comfy.samplers
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.surrogates.diffusion import diffusion_setup
-    from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
 
     with autograd_session():
         surrogates = Surrogates()
         setup = diffusion_setup(surrogates, surrogate)
-        with surrogates.resident(height=SIDE, width=SIDE, low_memory=False), torch.no_grad():
+        with surrogates.on_device(height=SIDE, width=SIDE, low_memory=False), torch.no_grad():
             seen = look(photo)
             estimate, *read = Read(setup, TAPS).features(seen)
             latent = setup.latent(seen)
@@ -151,7 +151,7 @@ def test_one_copy_serves_every_surrogate_of_a_model(surrogate: DiffusionSurrogat
 
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.surrogates.diffusion import diffusion_setup
-    from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
 
     with autograd_session():
         surrogates = Surrogates()
@@ -166,13 +166,13 @@ def test_a_pass_takes_what_was_counted(surrogate: DiffusionSurrogate, photo: Ten
     from stillguard.engine.compute.memory import LiveBytes
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.surrogates.diffusion import diffusion_pass, diffusion_setup
-    from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
 
     with autograd_session():
         surrogates = Surrogates()
         setup = diffusion_setup(surrogates, surrogate)
         counted = diffusion_pass(setup.model, setup.vae).footprint(SIDE, SIDE, low_memory=False)
-        with surrogates.resident(height=SIDE, width=SIDE, low_memory=False), LiveBytes() as count, surrogates.step():
+        with surrogates.on_device(height=SIDE, width=SIDE, low_memory=False), LiveBytes() as count, surrogates.step():
             noisy = randn(1, 4, SIDE // 8, SIDE // 8, seed=3).requires_grad_()
             setup.model.estimate(noisy, 0.6)[0].square().mean().backward()
     assert counted.peak == pytest.approx(count.peak, rel=0.15)

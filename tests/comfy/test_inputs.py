@@ -181,17 +181,3 @@ def test_a_workflow_that_says_low_in_place_of_low_memory_still_runs() -> None:
 def test_only_methods_of_stable_diffusion_ask_for_its_vae() -> None:
     asking = {node.define_schema().node_id for node, socket in sockets("VAE") if "Stable Diffusion 1.5" in (socket.tooltip or "")}
     assert asking == {"StillguardReferenceNetFeatureLoss", "StillguardFrameIncoherenceLoss", "StillguardDormant", "StillguardAnimatePose"}
-
-
-def test_image_encoders_come_from_safetensors_files(tmp_path: Path) -> None:
-    """Only these hold a configuration; others are neither offered nor read."""
-    from stillguard.engine.weights.reading import WeightsError
-    from stillguard.nodes.bridge.surrogates.image_encoders import image_encoder_from
-
-    weights = {"visual_projection.weight": torch.zeros(4, 4)}
-    for ending in ("bin", "pt", "pth"):
-        torch.save(weights, tmp_path / "models" / "stillguard" / f"encoder.{ending}")
-        with pytest.raises(WeightsError, match=rf"encoder\.{ending} is no safetensors file, and only these hold a configuration: load "):
-            image_encoder_from(tmp_path / "models" / "stillguard" / f"encoder.{ending}")
-    (file,) = (one for one in registered()["StillguardLoadImageEncoder"].define_schema().inputs if one.id == "file")
-    assert {Path(name).suffix for name in file.options} == {".safetensors"}

@@ -11,7 +11,7 @@ from bench.client import Client, Event, PromptRefused, Result
 from bench.server import ComfyServer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from stillguard.engine.animators.lab_victim import LabVictim
+from stillguard.engine.animators.lab_victims.victim import LabVictim
 from stillguard.engine.baselines import random_signs
 from stillguard.engine.files import decode_picture
 from stillguard.engine.weights.catalogue import LAB, VICTIMS
@@ -25,7 +25,7 @@ ENCODER = LAB / "stillguard_lab_encoder.safetensors"
 def test_the_image_encoder_is_the_one_that_was_trained(comfy: None, astronaut: torch.Tensor) -> None:
     """Core's network and preparation against transformers' own with the same file."""
     from stillguard.lab.networks import LabEncoder
-    from stillguard.nodes.bridge.surrogates.image_encoders import image_encoder_from
+    from stillguard.nodes.bridge.surrogates.clip_vision_files import image_encoder_from
 
     ours = image_encoder_from(ENCODER).encode_image(astronaut.movedim(1, -1), crop=False).image_embeds.float()
     theirs = LabEncoder(ENCODER).embed(astronaut)

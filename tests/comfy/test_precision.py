@@ -59,7 +59,7 @@ def in_dtype(loaded: Loaded, dtype: torch.dtype) -> Loaded:
 
 def gradients(loaded: Loaded, photo: Tensor) -> dict[str, Tensor]:
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
     from stillguard.nodes.losses.i2vguard import contrastive_frames, temporal_attention
 
     spec = loaded.spec(side=SIDE)
@@ -69,7 +69,7 @@ def gradients(loaded: Loaded, photo: Tensor) -> dict[str, Tensor]:
         built = {
             s.name: s.make(surrogates) for s in (contrastive_frames(1.0, spec, torch.zeros(1, 8, 8, 3)), temporal_attention(1.0, spec))
         }
-        with surrogates.resident(height=SIDE, width=SIDE, low_memory=False):
+        with surrogates.on_device(height=SIDE, width=SIDE, low_memory=False):
             clean = Observation(photo.clone())
             for name, loss in built.items():
                 leaf = (photo + 0.02 * randn(*photo.shape, seed=4)).clamp(0.01, 0.99).requires_grad_()
@@ -107,7 +107,7 @@ def test_copies_of_a_vae_never_compute_in_bf16(
     """In fp16 where the device is fast with it, else in fp32; and what they encode is what core encodes, to that rounding."""
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.memory import precision
-    from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
     from stillguard.nodes.bridge.surrogates.vae import vae_view
 
     if fast:
@@ -118,7 +118,7 @@ def test_copies_of_a_vae_never_compute_in_bf16(
     with autograd_session():
         surrogates = Surrogates()
         view = vae_view(surrogates, vae)
-        with surrogates.resident(height=SIDE, width=SIDE, low_memory=False), torch.no_grad():
+        with surrogates.on_device(height=SIDE, width=SIDE, low_memory=False), torch.no_grad():
             found = view.encode(photo)
     dtypes = {parameter.dtype for parameter in view.patcher.model.parameters()}
     assert dtypes == {torch.float16 if fast and own != torch.float32 else torch.float32}
@@ -133,7 +133,7 @@ def test_nothing_computes_in_half_precision_on_a_cpu(folder: Path, photo: Tensor
     import comfy.model_management
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.memory.precision import working_dtype
-    from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
     from stillguard.nodes.bridge.video.model import video_setup
 
     if comfy.model_management.get_torch_device().type != "cpu":
@@ -153,7 +153,7 @@ def test_nothing_computes_in_half_precision_on_a_cpu(folder: Path, photo: Tensor
     with autograd_session():
         surrogates = Surrogates()
         model = video_setup(surrogates, spec).model
-        with surrogates.resident(height=SIDE, width=SIDE, low_memory=False), Watch(), torch.no_grad():
+        with surrogates.on_device(height=SIDE, width=SIDE, low_memory=False), Watch(), torch.no_grad():
             noisy = torch.zeros(model.conditioner.shape(SIDE, SIDE))
             assert all(bool(torch.isfinite(tensor).all()) for tensor in model.estimate(noisy, 0.5, model.condition(photo)))
     assert not halves
@@ -188,7 +188,7 @@ def test_a_vae_that_half_precision_breaks_is_run_in_fp32_and_the_page_says_so(
 def test_networks_of_loaders_and_video_models_have_a_way_back_to_fp32(folder: Path, photo: Tensor) -> None:
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.surrogates.animators import animator_view, pose_animator_from, reference_net_from, reference_net_view
-    from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
     from stillguard.nodes.bridge.video.model import video_setup
 
     files = animator_files.animate_anyone(folder)
@@ -203,7 +203,7 @@ def test_networks_of_loaders_and_video_models_have_a_way_back_to_fp32(folder: Pa
         single = Surrogates([first.key_of(view)[0] for view in (*views[:2], views[2].denoiser)])
         again = [reference_net_view(single, net), animator_view(single, animator, frames=2), video_setup(single, spec).model]
         assert [next(view.unet.parameters()).dtype for view in again[:2]] == [torch.float32] * 2
-        with single.resident(height=SIDE, width=SIDE, low_memory=False), torch.no_grad():
+        with single.on_device(height=SIDE, width=SIDE, low_memory=False), torch.no_grad():
             noisy = torch.zeros(again[2].conditioner.shape(SIDE, SIDE))
             again[2].denoiser.network.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
             dtypes: list[torch.dtype] = []
@@ -222,10 +222,10 @@ def run_with_text(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def protect(photo: Tensor, vae: comfy.sd.VAE, said: list[str]) -> Tensor:
-    from stillguard.nodes.bridge.protect.run import Settings, protect_images, without_networks
+    from stillguard.nodes.bridge.protect.run import Settings, protect_images, space_spec
     from stillguard.nodes.losses.i2vguard import target_latent
 
-    settings = Settings(without_networks(RGB(8.0)), Sign(1.0), None, SIDE, 3, 1, low_memory=False)
+    settings = Settings(space_spec(RGB(8.0)), Sign(1.0), None, SIDE, 3, 1, low_memory=False)
     losses = (target_latent(1.0, vae, torch.zeros(1, 8, 8, 3)),)
     with torch.inference_mode():
         return protect_images(photo.movedim(1, -1), losses, settings, mask=None, node_id="1")[0]

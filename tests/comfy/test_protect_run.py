@@ -42,7 +42,7 @@ class Learning(Waves):
 def test_without_a_budget_the_result_is_measured_and_shown(comfy: None, monkeypatch: pytest.MonkeyPatch) -> None:
     from stillguard.nodes.bridge import progress
     from stillguard.nodes.bridge.protect import run
-    from stillguard.nodes.bridge.protect.losses import LossSpec
+    from stillguard.nodes.bridge.protect.loss_spec import LossSpec
 
     losses = (LossSpec("waves", 1.0, lambda surrogates: Waves()),)
     previews: list[float | None] = []
@@ -50,7 +50,7 @@ def test_without_a_budget_the_result_is_measured_and_shown(comfy: None, monkeypa
     photo = torch.rand(1, 48, 40, 3, generator=torch.Generator().manual_seed(0))
     mask = torch.zeros(1, 48, 40)
     mask[:, 10:30] = 1
-    settings = run.Settings(run.without_networks(RGBL2(3.0)), Sign(2.0), None, 64, 4, 1, low_memory=False)
+    settings = run.Settings(run.space_spec(RGBL2(3.0)), Sign(2.0), None, 64, 4, 1, low_memory=False)
     with torch.inference_mode():
         protected, shown, budget = run.protect_images(photo, losses, settings, mask=mask, node_id=None)
     change = ((protected * LEVELS).round() - (photo * LEVELS).round()).abs()
@@ -78,7 +78,7 @@ def test_a_cancelled_run_leaves_surrogates_as_they_were(comfy: None) -> None:
 
     weight, seen = nn.Parameter(torch.zeros(()), requires_grad=False), list[float]()
     objective = Objective((Term("learning", 1.0, Learning(weight)),))
-    settings = run.Settings(run.without_networks(RGB()), Sign(), None, 64, 4, 1, low_memory=False)
+    settings = run.Settings(run.space_spec(RGB()), Sign(), None, 64, 4, 1, low_memory=False)
     surrogates = SimpleNamespace(step=contextlib.nullcontext)
     pictures = run._Pictures(torch.rand(1, 3, 40, 40), None, None)
     steps = run._Steps(pictures, objective, RGB(), settings, WorkingSize(64), surrogates)
@@ -138,8 +138,9 @@ def test_a_space_that_renders_with_a_network_which_a_loss_trains(comfy: None, mo
     """The same picture in both memories, up to rounding, from another one's start; what trains takes no turn, and is undone."""
     from stillguard.nodes.bridge.memory.devices import patched
     from stillguard.nodes.bridge.protect import run
-    from stillguard.nodes.bridge.protect.losses import LossSpec
-    from stillguard.nodes.bridge.surrogates import residents, turns
+    from stillguard.nodes.bridge.protect.loss_spec import LossSpec
+    from stillguard.nodes.bridge.surrogates import run_surrogates as residents
+    from stillguard.nodes.bridge.surrogates import turns
     from stillguard.nodes.bridge.surrogates.resident import Resident
 
     photo = torch.rand(1, 48, 40, 3, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.25

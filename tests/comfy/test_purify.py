@@ -91,7 +91,7 @@ def inference() -> Iterator[None]:
 @pytest.mark.usefixtures("inference")
 def test_decoding_equals_core_bit_for_bit_and_has_its_gradient(kind: Callable[[], comfy.sd.VAE], image: Tensor) -> None:
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
     from stillguard.nodes.bridge.surrogates.vae import vae_view
 
     vae = kind()
@@ -101,7 +101,7 @@ def test_decoding_equals_core_bit_for_bit_and_has_its_gradient(kind: Callable[[]
     with autograd_session(), contextlib.ExitStack() as stack:
         surrogates = Surrogates()
         view = vae_view(surrogates, vae)
-        stack.enter_context(surrogates.resident(height=32, width=24, low_memory=False))
+        stack.enter_context(surrogates.on_device(height=32, width=24, low_memory=False))
         ordinary = latent.clone()
         assert torch.equal(view.decode(ordinary).movedim(1, -1), expected)
         target = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).movedim(-1, 1).double()
@@ -116,7 +116,7 @@ def test_decoding_equals_core_bit_for_bit_and_has_its_gradient(kind: Callable[[]
 
 @pytest.fixture
 def impress(vgg_file: Path) -> Callable[..., Tensor]:
-    from stillguard.nodes.bridge.attack.purify import ImpressSettings, impress_images
+    from stillguard.nodes.bridge.attack.purify_impress import ImpressSettings, impress_images
 
     def run(image: Tensor, vae: comfy.sd.VAE, *, seed: int = 0, low_memory: bool = False) -> Tensor:
         settings = ImpressSettings(3, 0.01, 0.1, 0.1, 0.1, low_memory=low_memory)

@@ -34,7 +34,7 @@ def test_video_models_take_what_was_counted(folder: Path, family: str) -> None:
     """Conditioning, VAE and image encoder included; the conditioning and the estimate are two features, as the losses ask for them."""
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.surrogates.clip_vision import clip_vision_view
-    from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
     from stillguard.nodes.bridge.surrogates.vae import vae_view
     from stillguard.nodes.bridge.video.model import video_pass, video_setup
 
@@ -52,7 +52,7 @@ def test_video_models_take_what_was_counted(folder: Path, family: str) -> None:
             noisy = torch.zeros(view.conditioner.prepare(picture).samples.shape)
         for low_memory in (False, True):
             counted = video_pass(setup, encoders).footprint(SIDE, SIDE, low_memory=low_memory)
-            with surrogates.resident(height=SIDE, width=SIDE, low_memory=low_memory), LiveBytes() as count, surrogates.step():
+            with surrogates.on_device(height=SIDE, width=SIDE, low_memory=low_memory), LiveBytes() as count, surrogates.step():
                 seen = Observation(picture.clone().requires_grad_(), low_memory=low_memory)
                 told = seen.features(view.conditioner, "told", lambda seen=seen: view.condition(seen.image))
                 send_back(seen.features(view, "estimate", lambda told=told: view.estimate(noisy, 0.5, told, taps=setup.taps)))
@@ -188,7 +188,7 @@ def test_a_run_is_refused_before_anything_is_loaded(folder: Path, monkeypatch: p
     """Here the CPU plays the card."""
     import comfy.model_management
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
     from stillguard.nodes.bridge.surrogates.vae import vae_view
     from stillguard.nodes.bridge.video.model import video_setup
 
@@ -201,6 +201,6 @@ def test_a_run_is_refused_before_anything_is_loaded(folder: Path, monkeypatch: p
             patch.setattr(comfy.model_management, "get_total_memory", lambda device: 1e6)
             patch.setattr(comfy.model_management, "load_models_gpu", lambda *args, **kwargs: pytest.fail("loaded"))
             with pytest.raises(ValueError, match="give the I2V Surrogate a shorter length"):
-                surrogates.resident(height=SIDE, width=SIDE, low_memory=False).__enter__()
-        with surrogates.resident(height=SIDE, width=SIDE, low_memory=False):
+                surrogates.on_device(height=SIDE, width=SIDE, low_memory=False).__enter__()
+        with surrogates.on_device(height=SIDE, width=SIDE, low_memory=False):
             assert not any(parameter.is_meta for parameter in vae_view(surrogates, loaded.vae).patcher.model.parameters())

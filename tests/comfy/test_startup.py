@@ -48,7 +48,7 @@ from stillguard.engine.purify.adm import adm
 from stillguard.engine.surrogates.perceptual import load_perceptual_network, vgg16_network
 from stillguard.engine.animators.pose_animator import denoiser_unet, last_timesteps, pose_guider
 from stillguard.engine.surrogates.reference_net import reference_net
-from stillguard.engine.animators.lab_victim import LabVictim
+from stillguard.engine.animators.lab_victims.victim import LabVictim
 from stillguard.engine.weights.catalogue import VICTIMS
 from adm_files import small_state
 

@@ -7,7 +7,8 @@ import torch
 from bench.client import Client, Event
 from bench.server import ComfyServer
 from stillguard.engine.files import decode_picture
-from stillguard.engine.purify.edits import Crop, GaussianNoise, JPEGFile, Resize
+from stillguard.engine.purify.edits import JPEGFile, RoundedNoise
+from stillguard.engine.purify.geometry import Crop, Resize
 from stillguard.engine.purify.pipelines import PIPELINES, Pipeline
 from support import Graph, node
 
@@ -47,7 +48,7 @@ def test_a_chain_of_nodes_does_what_it_says_to_every_picture(client: Client, ser
     def pictures(name: str) -> list[torch.Tensor]:
         return [decode_picture(client.view(image)) for image in result.outputs[f"save {name}"]["images"]]
 
-    chain = Pipeline((GaussianNoise(0.05, 3), Crop(0.5), JPEGFile(60, "4:4:4")))
+    chain = Pipeline((RoundedNoise(0.05, 3), Crop(0.5), JPEGFile(60, "4:4:4")))
     for index, picture in enumerate(pictures("jpeg")):
         assert torch.equal(picture[:3], chain.numbered(index)(photo)[0])
         assert set((picture[3] * 255).round().unique().tolist()) == {191.0}

@@ -14,7 +14,7 @@ from torch import Tensor
 from video_models import FILES, Loaded, load, randn
 
 if TYPE_CHECKING:
-    from stillguard.nodes.bridge.protect.losses import LossSpec
+    from stillguard.nodes.bridge.protect.loss_spec import LossSpec
 
 SIDE = 64
 
@@ -53,13 +53,13 @@ def gradients(
     differences: their half width.
     """
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
 
     found, slopes = {}, {}
     with autograd_session():
         surrogates = Surrogates()
         built = {name: spec.make(surrogates) for name, spec in losses.items()}
-        with surrogates.resident(height=SIDE, width=SIDE, low_memory=low_memory):
+        with surrogates.on_device(height=SIDE, width=SIDE, low_memory=low_memory):
             clean, changed = Observation(photo.clone()), (photo + 0.02 * randn(*photo.shape, seed=4)).clamp(0.01, 0.99)
 
             def look(picture: Tensor) -> Observation:
@@ -141,14 +141,14 @@ def sampled(loaded: Loaded, picture: Tensor, *, catch: bool = False) -> tuple[Te
 
 def test_the_model_is_told_exactly_what_core_tells_it(loaded: Loaded, photo: Tensor) -> None:
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
     from stillguard.nodes.bridge.video.model import video_setup
 
     _, (theirs, *_) = sampled(loaded, photo, catch=True)
     with autograd_session():
         surrogates = Surrogates()
         model = video_setup(surrogates, loaded.spec()).model
-        with surrogates.resident(height=SIDE, width=SIDE, low_memory=False):
+        with surrogates.on_device(height=SIDE, width=SIDE, low_memory=False):
             told = model.conditioned(photo.clone().requires_grad_())
     ours = {**told.fixed, **told.varying}
     latents = ours.pop("latent_image", None)
@@ -167,10 +167,10 @@ def test_the_model_is_told_exactly_what_core_tells_it(loaded: Loaded, photo: Ten
 
 def test_core_samples_the_same_before_and_after(loaded: Loaded, photo: Tensor) -> None:
     """A whole run of all losses on the cached model leaves not one bit of it changed."""
-    from stillguard.nodes.bridge.protect.run import Settings, protect_images, without_networks
+    from stillguard.nodes.bridge.protect.run import Settings, protect_images, space_spec
 
     before, _ = sampled(loaded, photo)
-    settings = Settings(without_networks(RGB(8.0)), Sign(1.0), None, SIDE, 2, 1, low_memory=True)
+    settings = Settings(space_spec(RGB(8.0)), Sign(1.0), None, SIDE, 2, 1, low_memory=True)
     with torch.inference_mode():
         protected, *_ = protect_images(photo.movedim(1, -1), tuple(specs(loaded).values()), settings, mask=None, node_id=None)
     assert 0 < float((protected - photo.movedim(1, -1)).abs().max()) <= 8 / 255 + 1e-6
@@ -180,9 +180,9 @@ def test_core_samples_the_same_before_and_after(loaded: Loaded, photo: Tensor) -
 
 @pytest.mark.parametrize("names", [("attention",), ("contrast", "target")])
 def test_losses_improve(loaded: Loaded, photo: Tensor, names: tuple[str, ...]) -> None:
-    """Twenty steps at one noise level, so that values can be compared."""
+    """Eight steps at one noise level, so that values can be compared."""
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
 
     chosen = specs(loaded)
     with autograd_session():
@@ -193,8 +193,8 @@ def test_losses_improve(loaded: Loaded, photo: Tensor, names: tuple[str, ...]) -
             if hasattr(loss, "setup"):
                 loss = replace(loss, setup=replace(loss.setup, levels=(0.5,)))
             terms.append(Term(name, chosen[name].weight, loss, scaled=True))
-        with surrogates.resident(height=SIDE, width=SIDE, low_memory=False), surrogates.step():
-            steps = list(protect(photo.clone(), Objective(tuple(terms)), update=Sign(1.0), space=RGB(8.0), steps=20, seed=2))
+        with surrogates.on_device(height=SIDE, width=SIDE, low_memory=False), surrogates.step():
+            steps = list(protect(photo.clone(), Objective(tuple(terms)), update=Sign(1.0), space=RGB(8.0), steps=8, seed=2))
     for name in names:
         improved = steps[-1].losses[name] - steps[1].losses[name]
         assert improved * chosen[name].weight > 0, name
@@ -202,7 +202,7 @@ def test_losses_improve(loaded: Loaded, photo: Tensor, names: tuple[str, ...]) -
 
 def test_low_memory_gives_the_same_gradient(loaded: Loaded, photo: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks are copied in and out as on a GPU, with the CPU in its place."""
-    from stillguard.nodes.bridge.surrogates import residents as surrogates
+    from stillguard.nodes.bridge.surrogates import run_surrogates as surrogates
 
     fast, _ = gradients(specs(loaded), photo)
     monkeypatch.setattr(surrogates, "takes_turns", lambda: True)

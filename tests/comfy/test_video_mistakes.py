@@ -153,8 +153,8 @@ def test_a_batch_has_a_first_video_for_each_picture(folder: Path, astronaut: Ten
 
 def test_low_memory_halves_the_peak(folder: Path) -> None:
     """The gradient is the same. Weights do not count here: they are in the host's memory either way."""
-    spec = load("SVD", folder).spec(side=96, length=6)
-    photo = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    spec = load("SVD", folder).spec(side=64, length=6)
+    photo = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     peaks, gradients = zip(*(peak_and_gradient(spec, photo, low_memory=low) for low in (False, True)), strict=True)
     assert float((gradients[0] - gradients[1]).norm() / gradients[0].norm()) < 1e-5
     assert peaks[1] < peaks[0] / 2
@@ -164,13 +164,13 @@ def peak_and_gradient(spec: object, photo: Tensor, *, low_memory: bool) -> tuple
     from stillguard.engine import Objective, Observation, Term
     from stillguard.engine.draws import SeededDraws
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
     from stillguard.nodes.losses.i2vguard import temporal_attention
 
     with autograd_session():
         surrogates = Surrogates()
         objective = Objective((Term("attention", 1.0, temporal_attention(1.0, spec).make(surrogates)),))
-        with surrogates.resident(height=96, width=96, low_memory=low_memory):
+        with surrogates.on_device(height=64, width=64, low_memory=low_memory):
             clean = Observation(photo)
 
             def gradient() -> Tensor:

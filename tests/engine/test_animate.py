@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from bench import animator_files
-from stillguard.engine.animators.clip import animate, windows
 from stillguard.engine.animators.pose_animator import PoseAnimator, load_pose_animator, noise_schedule
+from stillguard.engine.animators.pose_sampler import animate, windows
 from stillguard.engine.draws import stream
 from stillguard.engine.surrogates.reference_net import ReferenceNet, load_reference_net
 from torch import Tensor

@@ -12,11 +12,11 @@ import pytest
 import torch
 from bench.memory import peak_bytes
 from skimage import metrics
-from stillguard.engine.metrics.clip import CHUNK, Clip, HeldClip
 from stillguard.engine.metrics.compare import STRIP_SIDE, Progress, compare
 from stillguard.engine.metrics.comparison import CLEAN, NOISE, PROTECTED, TRUTH, Comparison, Reading, as_json
 from stillguard.engine.metrics.measure import ClipMeasure, Descriptor, Measure, PairMeasure, SetMeasure, Unavailable
 from stillguard.engine.metrics.table import as_text
+from stillguard.engine.metrics.video_clip import CHUNK, Clip, HeldClip
 from stillguard.engine.metrics.visibility import psnr, ssim
 from torch import Tensor
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stillguard.engine.baselines import random_signs
 from stillguard.engine.draws import SEEDS, SeededDraws, following, stream
-from stillguard.engine.purify.edits import Erase, GaussianNoise, SaltAndPepper
+from stillguard.engine.purify.edits import Erase, RoundedNoise, SaltAndPepper
 from stillguard.engine.purify.pipelines import Pipeline
 from torch import Tensor
 
@@ -28,7 +28,7 @@ def test_every_seed_of_comfyuis_own_nodes_is_taken(seed: int, astronaut: Tensor)
     assert SeededDraws(seed).integer("timestep", 10) in range(10)
 
 
-@pytest.mark.parametrize("edit", [GaussianNoise(0.1, SEEDS - 1), SaltAndPepper(0.2, SEEDS - 1), Erase(0.2, SEEDS - 1)])
+@pytest.mark.parametrize("edit", [RoundedNoise(0.1, SEEDS - 1), SaltAndPepper(0.2, SEEDS - 1), Erase(0.2, SEEDS - 1)])
 def test_a_batch_counts_on_from_the_last_seed(edit: object, astronaut: Tensor) -> None:
     image = astronaut[..., :32, :32]
     assert following(SEEDS - 1, 2) == 1

@@ -16,17 +16,15 @@ from stillguard.engine.purify.edits import (
     BitSqueeze,
     Brightness,
     Contrast,
-    Crop,
     Erase,
-    GaussianBlur,
-    GaussianNoise,
     JPEGFile,
     MedianBlur,
-    Resize,
-    Rotate,
+    OpenCVBlur,
+    RoundedNoise,
     SaltAndPepper,
     WebPFile,
 )
+from stillguard.engine.purify.geometry import Crop, Resize, Rotate
 from stillguard.engine.purify.pipelines import PIPELINES, Pipeline
 from stillguard.engine.transforms import Transform
 from torch import Tensor
@@ -35,10 +33,10 @@ EACH = [
     JPEGFile(60),
     JPEGFile(60, "4:4:4"),
     WebPFile(40),
-    GaussianBlur(5),
-    GaussianBlur(3, 2.0),
-    GaussianNoise(0.05, 3),
-    GaussianNoise(0.05, 4),
+    OpenCVBlur(5),
+    OpenCVBlur(3, 2.0),
+    RoundedNoise(0.05, 3),
+    RoundedNoise(0.05, 4),
     MedianBlur(3),
     BitSqueeze(3),
     BitSqueeze(3, "cut"),
@@ -102,7 +100,7 @@ def test_grey_pictures_stay_grey_and_small_ones_are_pictures_too(edit: Transform
 
 def test_every_setting_stands_in_the_words() -> None:
     assert len({str(edit) for edit in EACH}) == len(EACH)
-    assert str(Pipeline((GaussianNoise(0.05, 7), BitSqueeze(3)))) == (
+    assert str(Pipeline((RoundedNoise(0.05, 7), BitSqueeze(3)))) == (
         "Gaussian noise, sigma 0.05, seed 7 -> 3 bits per channel (nearest value)"
     )
 
@@ -142,7 +140,7 @@ def test_gaussian_blur_equals_scipys(kernel: int, sigma: float | None, photo: Te
     for axis in (0, 1):
         expected = ndimage.gaussian_filter1d(expected, width, axis=axis, mode="mirror", radius=kernel // 2)
     # Ties apart, rounding gives the same level.
-    assert np.abs(levels(GaussianBlur(kernel, sigma)(photo)) - expected).max() < 0.51
+    assert np.abs(levels(OpenCVBlur(kernel, sigma)(photo)) - expected).max() < 0.51
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5, 9])
@@ -163,12 +161,12 @@ def test_bit_squeeze_leaves_the_values_that_the_bits_have(bits: int) -> None:
 
 def test_noise_has_its_size_and_differs_from_picture_to_picture() -> None:
     grey = torch.full((1, 3, 200, 200), 0.5)
-    pipeline = Pipeline((GaussianNoise(0.05, seed=9),))
+    pipeline = Pipeline((RoundedNoise(0.05, seed=9),))
     first, second = pipeline.numbered(0)(grey), pipeline.numbered(1)(grey)
     # Five standard errors of a standard deviation over 120000 draws.
     assert float(first.std()) == pytest.approx(0.05, abs=5 * 0.05 / (2 * 120000) ** 0.5)
     assert abs(float((first * second).mean() - first.mean() * second.mean())) < 0.05**2 / 50
-    assert torch.equal(second, GaussianNoise(0.05, seed=10)(grey))
+    assert torch.equal(second, RoundedNoise(0.05, seed=10)(grey))
     assert all(torch.equal(edit.numbered(5)(grey), edit(grey)) for edit in (Pipeline((JPEGFile(50), Crop(0.5))),))
 
 
@@ -195,7 +193,7 @@ def test_erase_blackens_one_rectangle_of_its_share(seed: int, photo: Tensor) -> 
 
 def test_a_resized_picture_has_the_size_and_what_the_filter_leaves(photo: Tensor) -> None:
     assert Resize(0.5, back=False)(photo).shape[-2:] == (60, 66)
-    smooth = GaussianBlur(31, 5.0)(photo)
+    smooth = OpenCVBlur(31, 5.0)(photo)
     detail = {scale: psnr(Resize(scale)(photo), photo) for scale in (0.25, 0.5, 0.75)}
     assert detail[0.25] < detail[0.5] < detail[0.75]
     assert psnr(Resize(0.5)(smooth), smooth) > 45
@@ -239,7 +237,7 @@ def test_alpha_stays_or_moves_with_the_pixels(photo: Tensor) -> None:
     generator = torch.Generator().manual_seed(0)
     alpha = torch.randint(0, 256, (1, 1, *photo.shape[-2:]), generator=generator) / 255
     picture = torch.cat([photo, alpha], dim=1)
-    for edit in (JPEGFile(10), WebPFile(10), GaussianNoise(0.3), Resize(0.25), Brightness(0.2), Erase(0.5), MedianBlur(5)):
+    for edit in (JPEGFile(10), WebPFile(10), RoundedNoise(0.3), Resize(0.25), Brightness(0.2), Erase(0.5), MedianBlur(5)):
         edited = Pipeline((edit,))(picture)
         assert torch.equal(edited[:, :3], edit(photo))
         assert torch.equal(edited[:, 3:], alpha)
@@ -259,9 +257,9 @@ def test_a_pipeline_is_its_steps_one_after_the_other(photo: Tensor) -> None:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: GaussianBlur(4), "kernel 4 pixels wide has no middle pixel: choose an odd width"),
+        (lambda: OpenCVBlur(4), "kernel 4 pixels wide has no middle pixel: choose an odd width"),
         (lambda: MedianBlur(0), "kernel 0 pixels wide has no middle pixel"),
-        (lambda: GaussianBlur(3, 0.0), "needs a sigma above 0"),
+        (lambda: OpenCVBlur(3, 0.0), "needs a sigma above 0"),
         (lambda: JPEGFile(0), "Quality goes from 1 to 100, not 0"),
         (lambda: WebPFile(101), "Quality goes from 1 to 100, not 101"),
         (lambda: JPEGFile(50, "4:1:1"), "no '4:1:1' here: choose one of 4:2:0, 4:2:2, 4:4:4"),
@@ -271,7 +269,7 @@ def test_a_pipeline_is_its_steps_one_after_the_other(photo: Tensor) -> None:
         (lambda: SaltAndPepper(1.5), "above 0 and is at most 1, not 1.5"),
         (lambda: Crop(0.01)(torch.zeros(1, 3, 40, 40)), "Of a side of 40 pixels, 0.01 leaves nothing: keep more"),
         (lambda: Resize(0.01)(torch.zeros(1, 3, 40, 400)), "Of a side of 40 pixels, 0.01 leaves nothing: keep more"),
-        (lambda: GaussianBlur(9)(torch.zeros(1, 3, 40, 4)), "A kernel of 9 pixels is too wide for a picture of 4x40: choose a smaller"),
+        (lambda: OpenCVBlur(9)(torch.zeros(1, 3, 40, 4)), "A kernel of 9 pixels is too wide for a picture of 4x40: choose a smaller"),
         (lambda: WebPFile(50)(torch.zeros(1, 1, 1, 16384)), "A WEBP file holds at most 16383 pixels a side, and the picture is 16384x1"),
         (lambda: JPEGFile(50)(torch.zeros(1, 1, 65501, 1)), "A JPEG file holds at most 65500 pixels a side"),
         (lambda: Pipeline((JPEGFile(50),))(torch.zeros(0, 3, 8, 8)), "There is no picture to transform"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from stillguard.engine.animators.flow import Flow
+from stillguard.engine.animators.lab_victims.rectified_flow import Flow
 from torch import Tensor
 
 

@@ -12,12 +12,12 @@ import torchvision
 from bench import metric_weights
 from safetensors.torch import load_file, save_file
 from stillguard.engine.metrics import video_sets
-from stillguard.engine.metrics.clip import HeldClip, windows
 from stillguard.engine.metrics.frechet import fid_measure, kid_measure
 from stillguard.engine.metrics.measure import SetMeasure
 from stillguard.engine.metrics.networks.i3d import I3D, load_i3d
 from stillguard.engine.metrics.networks.inception import FIDInception, load_inception
 from stillguard.engine.metrics.networks.resnet3d import ResNet3D, load_resnet3d
+from stillguard.engine.metrics.video_clip import HeldClip, windows
 from stillguard.engine.weights.reading import WeightsError
 from torch import Tensor, nn
 

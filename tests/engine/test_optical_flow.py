@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stillguard.engine.metrics.clip import HeldClip, windows
-from stillguard.engine.metrics.flow import flow_measure, lucas_kanade
+from stillguard.engine.metrics.optical_flow import flow_measure, lucas_kanade
+from stillguard.engine.metrics.video_clip import HeldClip, windows
 from torch import Tensor
 from torch.nn import functional as F
 from video_frames import video_frames

@@ -10,8 +10,8 @@ import pytest
 import torch
 from skimage import transform
 from stillguard.engine.metrics import similarity
-from stillguard.engine.metrics.clip import HeldClip, windows
 from stillguard.engine.metrics.measure import ClipMeasure, SetMeasure
+from stillguard.engine.metrics.video_clip import HeldClip, windows
 from torch import Tensor
 from video_frames import video_frames
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.fft import dctn, idctn
 from scipy.optimize import minimize
-from stillguard.engine import RGB, RGBL2, MomentumSign, Normalised, Objective, Sign, Term, Turns, protect
+from stillguard.engine import RGB, RGBL2, Alternating, MomentumSign, Normalised, Objective, Sign, Term, protect
 from stillguard.engine.observation import Cut, Observation, uncut
 from stillguard.engine.picture import amplified, largest_change, to_levels
 from stillguard.engine.spaces.l2 import nearest_in_ball
@@ -110,7 +110,7 @@ def by_hand(clean: Tensor, steps: int, *, shared: bool) -> Tensor:
 
 
 def test_spaces_in_turn_hand_the_picture_on_and_remember_only_their_own_turns(clean: Tensor) -> None:
-    turns = Turns((RGB(8, start_from="clean"), Frequencies()))
+    turns = Alternating((RGB(8, start_from="clean"), Frequencies()))
     *_, last = protect(clean, OBJECTIVE, space=turns, steps=7)
     assert moved(last.image, by_hand(clean, 7, shared=False)) < 0.005
     assert moved(last.image, by_hand(clean, 7, shared=True)) > 0.05
@@ -120,14 +120,14 @@ def test_spaces_in_turn_hand_the_picture_on_and_remember_only_their_own_turns(cl
 def test_one_space_with_every_turn_is_that_space(clean: Tensor) -> None:
     space = RGB(8)
     *_, alone = protect(clean, OBJECTIVE, space=space, steps=4)
-    *_, twice = protect(clean, OBJECTIVE, space=Turns((space, space)), steps=4)
+    *_, twice = protect(clean, OBJECTIVE, space=Alternating((space, space)), steps=4)
     assert torch.equal(alone.image, twice.image)
 
 
 def test_step_sizes_decay_over_a_spaces_own_turns(clean: Tensor) -> None:
     """Seven steps are four of the first space's and three of the second's."""
     spaces: tuple[Space, ...] = (RGB(8), Frequencies(), RGB(4))
-    turns, counted = Turns(spaces), []
+    turns, counted = Alternating(spaces), []
 
     class Counting(Sign):
         def begin(self, variables: tuple[Tensor, ...], **told: object) -> object:
@@ -137,7 +137,7 @@ def test_step_sizes_decay_over_a_spaces_own_turns(clean: Tensor) -> None:
     list(protect(clean, OBJECTIVE, space=turns, update=Counting(), steps=7))
     assert counted == [(3, 1 / 255, True), (2, 2 / 255, True), (2, 1 / 255, True)]
     assert turns.budget == 8
-    assert Turns((RGB(8), RGBL2(4))).budget is None
+    assert Alternating((RGB(8), RGBL2(4))).budget is None
 
 
 def test_a_space_may_follow_a_schedule(clean: Tensor) -> None:
@@ -187,7 +187,7 @@ def test_refuses_to_begin_from_a_picture_of_another_shape(clean: Tensor) -> None
     with pytest.raises(ValueError, match="give two of one shape"):
         next(protect(clean, OBJECTIVE, start=clean[..., 1:]))
     with pytest.raises(ValueError, match="No space takes a turn"):
-        Turns(())
+        Alternating(())
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -251,6 +251,6 @@ def test_what_has_no_budget_is_shown_at_its_largest_change(clean: Tensor) -> Non
 
 def test_momentum_is_the_rules_own_state(clean: Tensor) -> None:
     """The same settings in two runs do not meet."""
-    rule, turns = MomentumSign(), Turns((RGB(8), Frequencies()))
+    rule, turns = MomentumSign(), Alternating((RGB(8), Frequencies()))
     first, second = (list(protect(clean, OBJECTIVE, space=turns, update=rule, steps=3))[-1].image for _ in range(2))
     assert torch.equal(first, second)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from adm_files import small_adm
-from stillguard.engine.animators.concat_unet import VictimUNet
+from stillguard.engine.animators.lab_victims.unet import VictimUNet
 from stillguard.engine.animators.pose_animator import load_pose_animator
 from stillguard.engine.compute import unpatched
 from stillguard.engine.purify.adm import load_adm

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from stillguard.engine.metrics import vbench
-from stillguard.engine.metrics.clip import HeldClip, windows
+from stillguard.engine.metrics.video_clip import HeldClip, windows
 from stillguard.engine.weights.reading import WeightsError
 from torch import Tensor, nn
 from torchvision import transforms

@@ -12,7 +12,8 @@ from unittest import mock
 import torch
 from stillguard.engine import transforms
 from stillguard.engine.picture import to_levels
-from stillguard.engine.purify.edits import BitSqueeze, GaussianBlur, GaussianNoise, JPEGFile, MedianBlur, Resize
+from stillguard.engine.purify.edits import BitSqueeze, JPEGFile, MedianBlur, OpenCVBlur, RoundedNoise
+from stillguard.engine.purify.geometry import Resize
 from stillguard.engine.transforms import Transform
 from torch import Tensor
 
@@ -26,7 +27,7 @@ EDITS: dict[str, tuple[Callable[[str], Transform], float]] = {
     r"bits(\d)_posterize": (lambda bits: BitSqueeze(int(bits), "cut"), 0.0),
     r"resize_half_(bilinear|bicubic|lanczos)": (lambda method: Resize(0.5, method, back=False), 1.0),
     r"resize_half_back_(bilinear|bicubic|lanczos)": (lambda method: Resize(0.5, method), 1.0),
-    r"gaussian_cv2_k(\d+)_sigma_auto": (lambda kernel: GaussianBlur(int(kernel)), 1.0),
+    r"gaussian_cv2_k(\d+)_sigma_auto": (lambda kernel: OpenCVBlur(int(kernel)), 1.0),
 }
 """Names in the set, of which one part sets the edit, and how many levels it may be off."""
 
@@ -44,7 +45,7 @@ def checks(folder: Folder) -> Iterator[Row]:
         yield relative(found[0], blurred, official[found[0]], 1e-5)
     for found in filter(None, (re.fullmatch(r"gaussian_noise_sigma(\d+p\d+)", name) for name in official)):
         with mock.patch.object(torch, "randn", return_value=official["noise"]):
-            noisy = GaussianNoise(float(found[1].replace("p", ".")))(image)
+            noisy = RoundedNoise(float(found[1].replace("p", ".")))(image)
         yield _levels(found[0], noisy, official[found[0]], 0.0)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from lpips import NetLinLayer
 from stillguard.engine.metrics import image, video_sets
-from stillguard.engine.metrics.clip import windows
 from stillguard.engine.metrics.frechet import frechet_distance, kernel_distance
+from stillguard.engine.metrics.video_clip import windows
 from stillguard.engine.surrogates.perceptual import PerceptualNetwork
 from torch import Tensor
 

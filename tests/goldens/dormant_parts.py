@@ -7,7 +7,7 @@ from functools import cached_property
 from diffusers import AutoencoderKL
 from stillguard.engine.animators.pose_animator import PoseAnimator, load_pose_animator
 from stillguard.engine.compute.tiling import Tiled
-from stillguard.engine.surrogates.image_encoder import nearest_signed
+from stillguard.engine.picture import nearest_signed
 from stillguard.engine.surrogates.perceptual import PerceptualNetwork
 from stillguard.engine.surrogates.reference_net import ReferenceNet, load_reference_net
 from torch import Tensor, nn

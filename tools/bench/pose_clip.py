@@ -7,8 +7,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-import torch
-from PIL import Image
+from stillguard.engine.conversions import to_pillow
 from stillguard.lab.pose_pictures import draw_pose
 from torch import Tensor
 
@@ -36,7 +35,7 @@ def example_pose(phase: float = 0.0) -> Tensor:
 
 
 def save_pose(path: Path) -> None:
-    Image.fromarray(_levels(example_pose())).save(path)
+    to_pillow(example_pose()).save(path)
 
 
 def save_pose_clip(path: Path, frames: int = 16) -> None:
@@ -46,11 +45,6 @@ def save_pose_clip(path: Path, frames: int = 16) -> None:
         stream.width = stream.height = SIDE
         stream.pix_fmt = "yuv420p"
         for index in range(frames):
-            frame = av.VideoFrame.from_ndarray(_levels(example_pose(index / frames)), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(np.asarray(to_pillow(example_pose(index / frames))), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-
-
-def _levels(picture: Tensor) -> np.ndarray:
-    levels: np.ndarray = (picture * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    return levels

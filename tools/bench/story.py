@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 COLUMNS = ("clean", "noise", "protected")
+"""What is attacked, from left to right: the noise that any change makes, then what the protection makes."""
 _STILLS, _FRAME_MS = 6, 125
 _STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }

@@ -1,14 +1,15 @@
 """Image-to-video and image-editing models with random weights, in files that core's own loaders take without any patch.
 
-They prove wiring, not effect.
-
-`python -m bench.video_files FOLDER` writes those of the test server below FOLDER; elsewhere import it where ComfyUI is importable, since
-the layouts are core's classes.
+They prove wiring, not effect. Writing them takes ComfyUI, since the layouts are core's classes: import this where ComfyUI is importable.
+`cached` keeps what was written. `python -m bench.video_files` writes what `publish` needs, in a process of its own.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import cpu_shim
-from .comfyui import comfyui
+from .cache import filled
+from .comfyui import VERSION, comfyui
+from .paths import BENCH
 
 TEXT, SD_TEXT, SVD_WIDTH, WAN_CLIP_WIDTH = 16, 768, 1024, 1280
 
@@ -216,19 +219,48 @@ def stable_diffusion(folder: Path, *, channels: int = 4) -> Path:
     return _write(state, folder / f"tiny_{'sd15' if channels == 4 else 'instruct_pix2pix'}.safetensors")
 
 
+def instruct_pix2pix(folder: Path) -> Path:
+    return stable_diffusion(folder, channels=8)
+
+
+# What the test server has, by ComfyUI's folders.
+SERVED = {
+    "checkpoints": ("svd", "stable_diffusion", "instruct_pix2pix", "ltx_checkpoint"),
+    "diffusion_models": ("wan", "wan_animate", "hunyuan"),
+    "vae": ("wan_vae",),
+}
+
+
+def cached(name: str) -> Path:
+    """What the function of that name writes."""
+    return next(filled(_folder(name), globals()[name]).iterdir())
+
+
+def publish(models: Path) -> None:
+    """Copy the files of SERVED to their folders below `models`."""
+    if not all(_folder(name).is_dir() for names in SERVED.values() for name in names):
+        subprocess.run([sys.executable, "-m", "bench.video_files"], check=True, cwd=Path(__file__).parents[1])
+    for kind, names in SERVED.items():
+        (models / kind).mkdir(parents=True, exist_ok=True)
+        for file in map(cached, names):
+            shutil.copy(file, models / kind)
+
+
+def _folder(name: str) -> Path:
+    """Where `cached` keeps it: another one when this file, ComfyUI or torch is another."""
+    made_by = hashlib.sha256(Path(__file__).read_bytes() + f"{VERSION} {torch.__version__}".encode()).hexdigest()
+    return BENCH / "video_files" / made_by[:12] / name
+
+
 def main() -> None:
-    models = Path(sys.argv[1])
     sys.path.insert(0, str(comfyui()))
     cpu_shim.install()
     import comfy.cli_args
 
     comfy.cli_args.args.cpu = True
-    for make in (svd, stable_diffusion, ltx_checkpoint):
-        make(models / "checkpoints")
-    stable_diffusion(models / "checkpoints", channels=8)
-    for make in (wan, wan_animate, hunyuan):
-        make(models / "diffusion_models")
-    wan_vae(models / "vae")
+    for names in SERVED.values():
+        for name in names:
+            cached(name)
 
 
 if __name__ == "__main__":

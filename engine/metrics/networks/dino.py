@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,7 +29,7 @@ class DinoTransformer(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         patches = self.patch_embed["proj"](pixels)
-        tokens = patches.flatten(2).mT + self._positions(*patches.shape[-2:])
+        tokens = rearrange(patches, "n width rows columns -> n (rows columns) width") + self._positions(*patches.shape[-2:])
         tokens = torch.cat([(self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1), tokens], dim=1)
         for block in self.blocks:
             tokens = block(tokens)
@@ -38,10 +39,10 @@ class DinoTransformer(nn.Module):
     def _positions(self, rows: int, columns: int) -> Tensor:
         """Of the patches, [1,rows*columns,width]. DINO enlarges by a tenth of a patch more than asked, which shifts every sample."""
         side = round((self.pos_embed.shape[1] - 1) ** 0.5)
-        grid: Tensor = self.pos_embed[:, 1:].mT.unflatten(2, (side, side))
+        grid = rearrange(self.pos_embed[:, 1:], "1 (rows columns) width -> 1 width rows columns", rows=side)
         if (rows, columns) != (side, side):
             grid = F.interpolate(grid, scale_factor=((rows + 0.1) / side, (columns + 0.1) / side), mode="bicubic")
-        return grid.flatten(2).mT
+        return rearrange(grid, "1 width rows columns -> 1 (rows columns) width")
 
 
 class _Block(nn.Module):
@@ -52,9 +53,10 @@ class _Block(nn.Module):
         self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, 4 * width), "fc2": nn.Linear(4 * width, width)})
 
     def forward(self, tokens: Tensor) -> Tensor:
-        query, key, value = self.attn["qkv"](self.norm1(tokens)).unflatten(-1, (3, -1, _HEAD)).permute(2, 0, 3, 1, 4)
+        split = "n tokens (three heads channels) -> three n heads tokens channels"
+        query, key, value = rearrange(self.attn["qkv"](self.norm1(tokens)), split, three=3, channels=_HEAD)
         attended = F.scaled_dot_product_attention(query, key, value)
-        tokens = tokens + self.attn["proj"](attended.transpose(1, 2).flatten(2))
+        tokens = tokens + self.attn["proj"](rearrange(attended, "n heads tokens channels -> n tokens (heads channels)"))
         changed: Tensor = tokens + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(tokens))))
         return changed
 

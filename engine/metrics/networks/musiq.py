@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -45,8 +46,8 @@ class Musiq(nn.Module):
         maps = F.relu(self.gn_root(self.conv_root(patches.flatten(0, 1))))
         maps = self.block1(F.max_pool2d(F.pad(maps, (0, 1, 0, 1)), 3, 2))
         # TensorFlow's order of channels, with which the weights were trained.
-        tokens = self.embedding(maps.movedim(1, -1).flatten(1))
-        each: Tensor = tokens.unflatten(0, patches.shape[:2])
+        tokens = self.embedding(rearrange(maps, "patches channels rows columns -> patches (rows columns channels)"))
+        each: Tensor = rearrange(tokens, "(n patches) width -> n patches width", n=len(patches))
         return each
 
 
@@ -107,9 +108,10 @@ class _Block(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         normed = self.norm1(tokens)
-        query, key, value = (self.attention[name](normed).unflatten(-1, (_HEADS, -1)).transpose(1, 2) for name in ("query", "key", "value"))
-        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        tokens = tokens + self.attention["out"](attended)
+        split = "n tokens (heads channels) -> n heads tokens channels"
+        query, key, value = (rearrange(self.attention[name](normed), split, heads=_HEADS) for name in ("query", "key", "value"))
+        attended = F.scaled_dot_product_attention(query, key, value)
+        tokens = tokens + self.attention["out"](rearrange(attended, "n heads tokens channels -> n tokens (heads channels)"))
         changed: Tensor = tokens + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(tokens))))
         return changed
 
@@ -131,10 +133,10 @@ def _longer_side(pictures: Tensor, side: int) -> Tensor:
 def _patches(pictures: Tensor) -> tuple[Tensor, Tensor]:
     """[n,3,H,W] -> [n,P,3,32,32], and the cell of the 10x10 grid in which each lies, [P]."""
     padded = _pad_same(pictures, _PATCH, _PATCH)
-    blocks = padded.unfold(2, _PATCH, _PATCH).unfold(3, _PATCH, _PATCH)
-    rows, columns = blocks.shape[2:4]
+    rows, columns = (length // _PATCH for length in padded.shape[-2:])
     down, across = (torch.arange(count, device=pictures.device) * _GRID // count for count in (rows, columns))
-    return blocks.movedim(1, 3).flatten(1, 2), (down[:, None] * _GRID + across).flatten()
+    blocks = rearrange(padded, "n c (rows h) (columns w) -> n (rows columns) c h w", h=_PATCH, w=_PATCH)
+    return blocks, (down[:, None] * _GRID + across).flatten()
 
 
 def _pad_same(maps: Tensor, kernel: int, stride: int) -> Tensor:

@@ -6,8 +6,9 @@ import comfy.model_management
 import comfy.utils
 from torch import Tensor
 
-from ....engine.animators.lab_victim import LabVictim
-from ....engine.picture import check_finite, split_alpha
+from ....engine.animators.lab_victims.victim import LabVictim
+from ....engine.conversions import in_colour
+from ....engine.picture import check_finite
 from ....engine.weights.catalogue import VICTIMS
 
 
@@ -18,7 +19,9 @@ def animate_with_victim(image: Tensor, pose: Tensor, victim: str, *, steps: int,
     ComfyUI's interruption when cancelled.
     """
     # On the CPU: it takes seconds there, and leaves the GPU's memory to the user's own models.
-    portrait, poses = (_colour(pictures) for pictures in (image[:1], pose))
+    portrait, poses = (in_colour(pictures.movedim(-1, 1)).cpu() for pictures in (image[:1], pose))
+    check_finite(portrait)
+    check_finite(poses)
     bar = comfy.utils.ProgressBar(steps, node_id=node_id)
 
     def report(done: int) -> None:
@@ -27,10 +30,3 @@ def animate_with_victim(image: Tensor, pose: Tensor, victim: str, *, steps: int,
 
     frames = LabVictim(victim, VICTIMS).animation(portrait, poses, steps=steps, seed=seed, after_step=report)
     return frames.movedim(1, -1)
-
-
-def _colour(pictures: Tensor) -> Tensor:
-    """IMAGE [N,H,W,C] -> [N,3,H,W] without alpha, on the CPU."""
-    colour, _ = split_alpha(pictures.movedim(-1, 1))
-    check_finite(colour)
-    return colour.float().expand(-1, 3, -1, -1).cpu()

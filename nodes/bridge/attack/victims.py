@@ -17,7 +17,7 @@ def missing_nodes(ids: Iterable[str]) -> list[str]:
 
 
 def has_file(folder: str, pattern: str) -> bool:
-    """Whether a file matches; see victim_table.ModelFile. Only a folder that ComfyUI knows by name is searched with its subfolders."""
+    """Whether a file matches; see attack.victim.ModelFile. Only a folder that ComfyUI knows by name is searched with its subfolders."""
     if folder in folder_paths.folder_names_and_paths:
         names = [Path(name).name for name in folder_paths.get_filename_list(folder)]
     else:

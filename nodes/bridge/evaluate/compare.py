@@ -19,17 +19,17 @@ from comfy_api.latest import Input, InputImpl
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ....engine.metrics.clip import CHUNK, Clip, HeldClip
 from ....engine.metrics.compare import compare
 from ....engine.metrics.comparison import Comparison
 from ....engine.metrics.measure import Measure, Unavailable
+from ....engine.metrics.video_clip import CHUNK, Clip, HeldClip
 from ....engine.picture import split_alpha
 from ..memory.devices import bring, is_whole, patched
 from ..progress import show_text
 from ..surrogates.clip_vision import embedding_width
 
 SECONDS_BETWEEN_TEXTS = 0.5
-# Core keeps at least twice as much free for whoever computes.
+# About half of the least that core keeps free for inference, comfy.model_management.minimum_inference_memory.
 _LEAST_MEMORY = 0.4e9
 
 
@@ -50,7 +50,7 @@ class _FewPackets:
     def demux(self, *streams: Any) -> Iterator[av.Packet]:
         if self._packets is None:
             self._packets = self._container.demux(*streams)
-        # Core stops asking where a trimmed video ends, and then this generator never reaches its last line.
+        # Set before the loop: core drops this generator where a trimmed video ends, and no line behind the loop runs then.
         self.ended = True
         for _ in range(CHUNK):
             packet = next(self._packets, None)
@@ -221,14 +221,14 @@ def compare_videos(
         clips, measures, victim=victim, surrogate=surrogate, settings=settings, shortest=shortest, device=device, memory=_memory(device)
     )
     bar: comfy.utils.ProgressBar | None = None
-    told = float("-inf")
+    last_text = float("-inf")
     with contextlib.closing(running):
         for progress in running:
             comfy.model_management.throw_exception_if_processing_interrupted()
             bar = bar or comfy.utils.ProgressBar(progress.total, node_id=node_id)
             bar.update_absolute(progress.done)
-            if time.monotonic() > told + SECONDS_BETWEEN_TEXTS:
+            if time.monotonic() > last_text + SECONDS_BETWEEN_TEXTS:
                 show_text(progress.doing, node_id=node_id)
-                told = time.monotonic()
+                last_text = time.monotonic()
     assert progress.comparison is not None
     return progress.comparison

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ....engine.metrics.landmarks import FindLandmarks, from_face_mesh
 from ....engine.metrics.similarity import EmbedFaces
+from ....engine.picture import to_levels
 
 
 def face_embedder(analysis: Any) -> EmbedFaces:
@@ -50,7 +51,7 @@ def landmark_finder(detector: Any) -> FindLandmarks:
 
 def _levels(pictures: Tensor) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
     """[n,3,H,W] in [0,1] -> n of [H,W,3] RGB."""
-    return list((pictures * 255).round().clamp(0, 255).byte().movedim(1, -1).cpu().numpy())
+    return list(to_levels(pictures).byte().movedim(1, -1).cpu().numpy())
 
 
 def _embedding(faces: Sequence[Any]) -> Tensor | None:

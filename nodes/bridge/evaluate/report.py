@@ -16,7 +16,7 @@ from comfyui_version import __version__ as comfyui_version
 from ....engine.report.document import NodeSettings
 from ..privacy import publishable
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def versions() -> dict[str, str]:

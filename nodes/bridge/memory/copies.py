@@ -1,4 +1,7 @@
-"""Copies of a user's models with weights of their own, which autograd may use."""
+"""Copies of a user's models with weights of their own, which autograd may use.
+
+`independent_copy` makes one, a view holds it during a run, `keep` leaves it for the next run, and core's unloading drops it.
+"""
 
 from __future__ import annotations
 
@@ -23,24 +26,26 @@ from torch import Tensor, nn
 _RUNTIME = re.compile(r"_v|_v_\w+|_pin\w*|_prefetch\w*|_comfy_\w+|dynamic_(pins|vbars|patchers)")
 
 
-# By what a copy was made of: what was made of it (see `independent_copy`), and the copy.
+# By what a copy was made of: its change (see `independent_copy`), and the copy.
 _KEPT: weakref.WeakKeyDictionary[ModelPatcher, tuple[Hashable, ModelPatcher]] = weakref.WeakKeyDictionary()
-_EMPTY: list[ModelPatcher] = []
+_TO_BE_FREED: list[ModelPatcher] = []
 _OWN = "stillguard"
 
 
-def independent_copy(patcher: ModelPatcher, *, form: Hashable = None, shape: Callable[[ModelPatcher], None] | None = None) -> ModelPatcher:
+def independent_copy(
+    patcher: ModelPatcher, *, change_name: Hashable = None, change: Callable[[ModelPatcher], None] | None = None
+) -> ModelPatcher:
     """A frozen copy with weights of its own and all patches made part of them, under a patcher without dynamic VRAM.
 
     The cached model that other nodes share is never touched: its weights are inference tensors, and under dynamic VRAM they
     live in memory that may be reused between the forward and the backward pass. Patches (LoRA, merges, ModelSampling) are applied
-    here, so that no way of bringing the copy to a device can leave them out. shape: changes a fresh copy, for good; form: a name for
-    that change. One of the same form that an earlier run left (`keep`) is given again. Call inside `autograd_session`. Raises ValueError
-    for patches that only core's own loading applies.
+    here, so that no way of bringing the copy to a device can leave them out. change: is made to a fresh copy, for good;
+    change_name: tells it from others. A copy with the same change that an earlier run left (`keep`) is given again.
+    Call inside `autograd_session`. Raises ValueError for patches that only core's own loading applies.
     """
-    _EMPTY.clear()
+    _TO_BE_FREED.clear()
     kept = _KEPT.pop(patcher, None)
-    if kept is not None and kept[0] == form:
+    if kept is not None and kept[0] == change_name:
         return kept[1]
     twin = _reloaded(patcher) if patcher.cached_patcher_init is not None else _copied(patcher)
     twin.parent, twin.clone_base_uuid, twin.hook_backup = None, uuid.uuid4(), {}
@@ -48,28 +53,29 @@ def independent_copy(patcher: ModelPatcher, *, form: Hashable = None, shape: Cal
     with torch.no_grad():
         _make_patches_permanent(twin)
     twin.model.eval().requires_grad_(False)
-    if shape is not None:
-        shape(twin)
+    if change is not None:
+        change(twin)
     # Core unloads it where it needs the device's memory, or was asked to free all: then the host's is free too.
     twin.add_callback_with_key(CallbacksMP.ON_DETACH, _OWN, partial(_drop, weakref.ref(patcher)))
     return twin
 
 
-def keep(patcher: ModelPatcher, form: Hashable, twin: ModelPatcher) -> None:
+def keep(patcher: ModelPatcher, change_name: Hashable, twin: ModelPatcher) -> None:
     """Leave a copy for the next run: as long as the model that it was made of lives, and until core unloads it.
 
     Not where the host's memory has no room for another one of its size.
     """
     if comfy.model_management.get_free_memory(torch.device("cpu")) > twin.model_size():
-        _KEPT[patcher] = (form, twin)
+        _KEPT[patcher] = (change_name, twin)
 
 
 def _drop(patcher: weakref.ref[ModelPatcher], twin: ModelPatcher, unpatch_all: bool) -> None:
     original = patcher()
     if original is not None and _KEPT.pop(original, None) is not None:
-        # Without its weights: core is in the middle of its books, which a patcher that died now would spoil.
+        # Core is going through current_loaded_models, and a patcher that is freed now would change that list: its weights go at once, and
+        # the patcher itself when the next copy is made.
         twin.model.to("meta")
-        _EMPTY.append(twin)
+        _TO_BE_FREED.append(twin)
 
 
 def _reloaded(patcher: ModelPatcher) -> ModelPatcher:

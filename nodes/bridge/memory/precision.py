@@ -39,14 +39,14 @@ def cast(network: nn.Module, own: torch.dtype, dtype: torch.dtype) -> None:
             tensor.data = tensor.data.to(dtype)
 
 
-def cast_denoiser(model: Any, device: torch.device, *, single: bool) -> None:
-    """Let core's model compute in the precision that its gradient needs. single: in fp32, whatever the device.
+def cast_denoiser(model: Any, device: torch.device, *, in_fp32: bool) -> None:
+    """Let core's model compute in the precision that its gradient needs. in_fp32: in fp32, whatever the device.
 
     Where core never runs the model in fp16, because its numbers do not fit, it stays in bf16 on a GPU. In fp32 weights are cast as they
     are used, so that they take no more memory than before.
     """
     own = model.get_dtype_inference()
-    wanted = torch.float32 if single else copied_dtype(own, device)
+    wanted = torch.float32 if in_fp32 else copied_dtype(own, device)
     if wanted == own or (wanted == torch.float16 and torch.float16 not in model.model_config.supported_inference_dtypes):
         return
     if wanted == torch.float16:

@@ -50,9 +50,9 @@ def checkpointing(network: Checkpointed | None, wanted: bool) -> Iterator[None]:
 class Pass:
     """What a surrogate computes of one picture, and keeps until the picture's gradient has come back.
 
-    kind: passes of one kind follow each other, those of different kinds hold their graphs together. networks: all that take part.
-    ask: what is asked of an observation. clean: of how many results the clean picture's stay. checkpointed: what recomputes with low
-    memory.
+    kind: passes of one kind run one after another, so that the largest counts; graphs of different kinds exist at once and add up.
+    networks: all that take part. ask: what is asked of an observation. clean: how many of these results stay for the clean picture.
+    checkpointed: what recomputes with low memory.
     """
 
     kind: str

@@ -1,4 +1,8 @@
-"""One protection run inside ComfyUI: sockets in, pictures out, everything restored."""
+"""One protection run inside ComfyUI: sockets in, pictures out.
+
+Whether it ends or is cancelled, `autograd_session` puts core's switches back, `Surrogates.on_device` the networks, and closing the loop
+what surrogates have learned.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +20,13 @@ from ....engine.draws import following
 from ....engine.objective import Objective
 from ....engine.observation import WorkingSize
 from ....engine.picture import LEVELS, amplified, check_finite, largest_change, resize, split_alpha, squash
-from ....engine.spaces import Space, Turns
+from ....engine.spaces import Alternating, Space
 from ....engine.transforms import EoT
 from ....engine.update import Update
 from ..autograd import autograd_session, ordinary
-from ..progress import IN_SINGLE, Progress
-from ..surrogates.residents import Surrogates
-from .losses import Losses, check_losses, objective_of
+from ..progress import RUN_IN_FP32, Progress
+from ..surrogates.run_surrogates import Surrogates
+from .loss_spec import Losses, check_losses, objective_of
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,10 @@ class SpaceSpec:
     """
 
     budget: float | None
-    make: Callable[[Surrogates], Space | Turns]
+    make: Callable[[Surrogates], Space | Alternating]
 
 
-def without_networks(space: Space | Turns) -> SpaceSpec:
+def space_spec(space: Space | Alternating) -> SpaceSpec:
     return SpaceSpec(space.budget, lambda surrogates: space)
 
 
@@ -76,9 +80,9 @@ def protect_images(
         pictures = _Pictures(clean, masks, begun)
         progress = Progress(clean.shape[0] * settings.steps, node_id=node_id)
         results: list[Tensor] = []
-        in_single: set[object] = set()
-        while (socket := _protect_rest(pictures, losses, settings, progress, results, in_single)) is not None:
-            in_single.add(socket)
+        in_fp32: set[object] = set()
+        while (network := _protect_rest(pictures, losses, settings, progress, results, in_fp32)) is not None:
+            in_fp32.add(network)
         protected = torch.cat(results)
         clean = clean.to(out)
         budget = largest_change(clean, protected) if settings.space.budget is None else settings.space.budget
@@ -107,26 +111,26 @@ def _protect_rest(
     settings: Settings,
     progress: Progress,
     results: list[Tensor],
-    in_single: Collection[object],
+    in_fp32: Collection[object],
 ) -> object | None:
-    """Add the results of the pictures that have none; or give the socket whose network has to be added to those in fp32 first.
+    """Add the results of the pictures that have none; or give the key of the network that has to be added to those in fp32 first.
 
-    A function of its own, so that copies of models that are not to be kept are gone when it ends.
+    A function of its own, whose end frees its copies: after a failure in fp16 they must be gone before those in fp32 are made.
     """
     device, out = comfy.model_management.get_torch_device(), comfy.model_management.intermediate_device()
-    surrogates = Surrogates(in_single)
+    surrogates = Surrogates(in_fp32)
     objective, space = objective_of(losses, surrogates), settings.space.make(surrogates)
     working_size = WorkingSize(longest=settings.longest, multiple=surrogates.multiple)
     height, width = working_size.size(*pictures.clean.shape[-2:])
     try:
-        with surrogates.resident(height=height, width=width, low_memory=settings.low_memory, warn=progress.warn):
+        with surrogates.on_device(height=height, width=width, low_memory=settings.low_memory, warn=progress.warn):
             for index in range(len(results), pictures.clean.shape[0]):
                 run = replace(settings, seed=following(settings.seed, index))
                 steps = _Steps(pictures.on(device, index), objective, space, run, working_size, surrogates)
                 results.append(steps.run(progress, before=index * settings.steps).to(out))
     except HalfPrecisionError as error:
         key, name = surrogates.key_of(error.network)
-        progress.warn(IN_SINGLE.format(name))
+        progress.warn(RUN_IN_FP32.format(name))
         return key
     surrogates.keep_copies()
     return None
@@ -149,7 +153,7 @@ class _Steps:
 
     pictures: _Pictures
     objective: Objective
-    space: Space | Turns
+    space: Space | Alternating
     settings: Settings
     working_size: WorkingSize
     surrogates: Surrogates

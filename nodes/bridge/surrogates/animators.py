@@ -21,7 +21,7 @@ from ..memory.devices import patched
 from ..memory.precision import working_dtype
 from ..memory.room import Pass
 from .resident import Resident
-from .residents import Surrogates
+from .run_surrogates import Surrogates
 
 # Values that an animator's UNet holds at most in a pass without a graph, for each row, latent position and channel of its first
 # level; counted with the allocator's events on the CPU at 256 px.
@@ -35,7 +35,7 @@ class LoadedReferenceNet:
     net: ReferenceNet
     patcher: ModelPatcher
     name: str
-    in_single: Callable[[], LoadedReferenceNet]
+    in_fp32: Callable[[], LoadedReferenceNet]
     """The same in fp32, read anew."""
 
 
@@ -46,7 +46,7 @@ class LoadedPoseAnimator:
     animator: PoseAnimator
     patcher: ModelPatcher
     name: str
-    in_single: Callable[[], LoadedPoseAnimator]
+    in_fp32: Callable[[], LoadedPoseAnimator]
     """The same in fp32, read anew."""
 
     def memory_required(self, height: int, width: int, *, frames: int) -> float:
@@ -82,16 +82,16 @@ def check_pair(net: LoadedReferenceNet, animator: LoadedPoseAnimator) -> None:
 
 
 def reference_net_view(surrogates: Surrogates, loaded: LoadedReferenceNet) -> ReferenceNet:
-    def make(single: bool) -> Resident[ReferenceNet]:
-        used = loaded.in_single() if single else loaded
+    def make(in_fp32: bool) -> Resident[ReferenceNet]:
+        used = loaded.in_fp32() if in_fp32 else loaded
         return Resident("The ReferenceNet", used.net, used.patcher, {"features": reference_pass(used.net)}, network=used.net.unet)
 
     return surrogates.get(id(loaded), make).view
 
 
 def animator_view(surrogates: Surrogates, loaded: LoadedPoseAnimator, *, frames: int) -> PoseAnimator:
-    def make(single: bool) -> Resident[PoseAnimator]:
-        used = loaded.in_single() if single else loaded
+    def make(in_fp32: bool) -> Resident[PoseAnimator]:
+        used = loaded.in_fp32() if in_fp32 else loaded
         view = used.animator
         return Resident("The pose animator", view, used.patcher, network=view.unet, checkpointed=view)
 

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ....engine.draws import placed
-from ....engine.picture import resize
-from ....engine.surrogates.image_encoder import nearest_signed
+from ....engine.picture import nearest_signed, resize
 from ..memory.copies import independent_copy, keep
 from ..memory.room import Pass
-from .resident import Resident, Turn
-from .residents import Surrogates
+from .resident import EncoderCall, Resident
+from .run_surrogates import Surrogates
 
 Preparation = Literal["crop", "squash", "official"]
 """How a picture becomes an encoder's square: its centre, as core does; all of it with another aspect, as animators do; or as
@@ -40,9 +39,11 @@ def clip_vision_view(
 ) -> DifferentiableCLIPVision:
     """The image encoder of a socket, given pictures in one of the ways."""
 
-    def make(single: bool) -> Resident[DifferentiableCLIPVision]:
+    def make(in_fp32: bool) -> Resident[DifferentiableCLIPVision]:
         view = DifferentiableCLIPVision(clip_vision)
-        return Resident("The image encoder", view, view.patcher, {"embedding": clip_vision_pass(view)}, turn=view.turn, keep=view.keep)
+        return Resident(
+            "The image encoder", view, view.patcher, {"embedding": clip_vision_pass(view)}, encoder_call=view.encoder_call, keep=view.keep
+        )
 
     view = surrogates.get(id(clip_vision), make).view
     return surrogates.once((id(clip_vision), preparation), lambda: view.prepared(preparation))
@@ -59,8 +60,8 @@ class DifferentiableCLIPVision:
         if clip_vision.model_type == "siglip2_vision_model":
             raise ValueError("SigLIP 2 image encoders cannot be differentiated here: load a CLIP image encoder.")
         self._source = clip_vision.patcher
-        self.patcher = independent_copy(self._source, shape=lambda copied: _keep_norm_inputs(copied.model))
-        self.turn = Turn()
+        self.patcher = independent_copy(self._source, change=lambda copied: _keep_norm_inputs(copied.model))
+        self.encoder_call = EncoderCall()
         self._size, self._preparation = clip_vision.image_size, preparation
         self._device = clip_vision.load_device
         self._mean, self._std = clip_vision.image_mean, clip_vision.image_std
@@ -83,7 +84,7 @@ class DifferentiableCLIPVision:
     def outputs(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """[B,3,H,W] -> last and last but one hidden states [B,T,W], projected embedding [B,D], and what else core's network gives."""
         pixels = self._preprocess(image.to(self._device)).float()
-        output: tuple[Tensor, Tensor, Tensor, Tensor | None] = self.turn.run(
+        output: tuple[Tensor, Tensor, Tensor, Tensor | None] = self.encoder_call.run(
             lambda: self.patcher.model(pixel_values=pixels, intermediate_output=-2)
         )
         return output

@@ -19,7 +19,7 @@ from ..autograd import ordinary
 from ..memory.copies import independent_copy, keep
 from ..memory.precision import cast_denoiser
 from .resident import Resident
-from .residents import Surrogates
+from .run_surrogates import Surrogates
 from .taps import Recorder, recomputable, recomputed
 
 Conditioning = list[list[Any]]
@@ -47,20 +47,20 @@ class Conditioned:
 
 
 class DifferentiableDenoiser:
-    """An independent copy of a MODEL: the engine's Denoiser. single: in fp32."""
+    """An independent copy of a MODEL: the engine's Denoiser. in_fp32: in fp32."""
 
-    def __init__(self, model: ModelPatcher, *, single: bool = False) -> None:
-        self._source, self._single = model, single
-        self.patcher = independent_copy(model, form=single, shape=self._cast)
+    def __init__(self, model: ModelPatcher, *, in_fp32: bool = False) -> None:
+        self._source, self._in_fp32 = model, in_fp32
+        self.patcher = independent_copy(model, change_name=in_fp32, change=self._cast)
         self.checkpointing = False
         self._sigmas: dict[float, float] = {}
 
     def _cast(self, copied: ModelPatcher) -> None:
-        cast_denoiser(copied.model, copied.load_device, single=self._single)
+        cast_denoiser(copied.model, copied.load_device, in_fp32=self._in_fp32)
 
     def keep(self) -> None:
         """Leave the copy for the next run."""
-        keep(self._source, self._single, self.patcher)
+        keep(self._source, self._in_fp32, self.patcher)
 
     @property
     def model(self) -> Any:
@@ -144,14 +144,14 @@ class DifferentiableDenoiser:
             estimate = self.model.apply_model(noisy, sigma, transformer_options=options, **given)
         if mask is not None and latents is not None:
             estimate = estimate * mask + latents * (1 - mask)
-        return (estimate.float(), *recorder.read)
+        return (estimate.float(), *recorder.take())
 
 
 def denoiser_resident(surrogates: Surrogates, model: ModelPatcher, name: str = "The diffusion model") -> Resident[DifferentiableDenoiser]:
     """The model of a socket, one copy however many surrogate nodes it is connected to."""
 
-    def make(single: bool) -> Resident[DifferentiableDenoiser]:
-        view = DifferentiableDenoiser(model, single=single)
+    def make(in_fp32: bool) -> Resident[DifferentiableDenoiser]:
+        view = DifferentiableDenoiser(model, in_fp32=in_fp32)
         return Resident(name, view, view.patcher, network=view.network, checkpointed=view, in_place=True, keep=view.keep)
 
     return surrogates.get(id(model), make)

@@ -15,7 +15,7 @@ from ....engine.observation import Features, Observation
 from ....engine.surrogates.denoiser import PictureSetup, Tap
 from ..memory.room import Pass
 from .denoiser import Conditioned, Conditioning, DifferentiableDenoiser, denoiser_resident, owned
-from .residents import Surrogates
+from .run_surrogates import Surrogates
 from .vae import DifferentiableVAE, vae_view
 
 

@@ -10,14 +10,14 @@ from ..memory.devices import patched
 from ..memory.precision import working_dtype
 from ..memory.room import Pass
 from .resident import Resident
-from .residents import Surrogates
+from .run_surrogates import Surrogates
 
 
 def perceptual_view(surrogates: Surrogates, backbone: Path, *, measuring: bool = False) -> PerceptualNetwork:
     """measuring: for figures that are compared with others', in fp32 everywhere."""
 
-    def make(single: bool) -> Resident[PerceptualNetwork]:
-        view = load_perceptual_network(backbone, dtype=working_dtype("fp32" if single or measuring else "auto"))
+    def make(in_fp32: bool) -> Resident[PerceptualNetwork]:
+        view = load_perceptual_network(backbone, dtype=working_dtype("fp32" if in_fp32 or measuring else "auto"))
         return Resident("LPIPS's network", view, patched(view), {"activations": perceptual_pass(view)})
 
     return surrogates.get(backbone, make).view

@@ -12,7 +12,7 @@ from torch import Tensor
 from ....engine.losses import dormant
 from .animators import LoadedReferenceNet, reference_net_view
 from .clip_vision import Preparation, clip_vision_view, embedding_width
-from .residents import Surrogates
+from .run_surrogates import Surrogates
 from .vae import tiled_vae_view, vae_view
 
 

@@ -94,10 +94,9 @@ class Recorder:
         self._awaited: Tap | None = None
         self._read: dict[Tap, Tensor] = {}
 
-    @property
-    def read(self) -> list[Tensor]:
-        """In the order of the taps."""
-        return [self._read[tap] for tap in self._blocks]
+    def take(self) -> list[Tensor]:
+        """What was read, in the order of the taps. Nothing of it stays here: graphs of recomputed blocks hold this object."""
+        return [self._read.pop(tap) for tap in self._blocks]
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:

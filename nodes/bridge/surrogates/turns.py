@@ -20,6 +20,15 @@ def takes_turns() -> bool:
     return bool(comfy.model_management.get_torch_device().type not in ("cpu", "mps"))
 
 
+def who_takes_turns(residents: Sequence[Resident[Any]]) -> tuple[list[Resident[Any]], list[Resident[Any]]]:
+    """Whose networks take turns on ComfyUI's device alone, and whose take one together. What computes elsewhere stays there."""
+    device = comfy.model_management.get_torch_device()
+    here = [resident for resident in residents if resident.patcher.load_device == device]
+    alone = [resident for resident in here if resident.network is not None]
+    crowded = any(resident.needs_encoders for resident in alone)
+    return alone, [resident for resident in here if resident.encoder_call is not None] if crowded else []
+
+
 @contextlib.contextmanager
 def taking_turns(alone: Sequence[Resident[Any]], together: Sequence[Resident[Any]]) -> Iterator[None]:
     """While it lasts, networks of `alone` take turns on ComfyUI's device, and those of `together` take one turn, all of them.
@@ -72,12 +81,12 @@ class _Together(nn.Module):
 @contextlib.contextmanager
 def _together(encoders: Sequence[Resident[Any]]) -> Iterator[nn.Module]:
     together = _Together([encoder.patcher.model for encoder in encoders])
-    turns = [encoder.turn for encoder in encoders if encoder.turn is not None]
-    before = [turn.run for turn in turns]
+    calls = [encoder.encoder_call for encoder in encoders if encoder.encoder_call is not None]
+    before = [call.run for call in calls]
     try:
-        for turn in turns:
-            turn.run = together
+        for call in calls:
+            call.run = together
         yield together
     finally:
-        for turn, run in zip(turns, before, strict=True):
-            turn.run = run
+        for call, run in zip(calls, before, strict=True):
+            call.run = run

@@ -18,8 +18,8 @@ from ....engine.observation import Features, LatentEncoder, Observation
 from ..memory.copies import independent_copy, keep
 from ..memory.precision import cast, copied_dtype
 from ..memory.room import Pass
-from .resident import Resident, Turn
-from .residents import Surrogates
+from .resident import EncoderCall, Resident
+from .run_surrogates import Surrogates
 
 
 def vae_view(surrogates: Surrogates, vae: comfy.sd.VAE) -> DifferentiableVAE:
@@ -38,9 +38,9 @@ def tiled_vae_view(surrogates: Surrogates, vae: comfy.sd.VAE) -> Tiled:
 
 
 def _resident(surrogates: Surrogates, vae: comfy.sd.VAE) -> Resident[DifferentiableVAE]:
-    def make(single: bool) -> Resident[DifferentiableVAE]:
-        view = DifferentiableVAE(vae, single=single)
-        return Resident("The VAE", view, view.patcher, turn=view.turn, multiple=view.multiple, keep=view.keep)
+    def make(in_fp32: bool) -> Resident[DifferentiableVAE]:
+        view = DifferentiableVAE(vae, in_fp32=in_fp32)
+        return Resident("The VAE", view, view.patcher, encoder_call=view.encoder_call, multiple=view.multiple, keep=view.keep)
 
     return surrogates.get(id(vae), make)
 
@@ -62,16 +62,16 @@ def decoding_pass(view: DifferentiableVAE) -> Pass:
 class DifferentiableVAE:
     """A VAE socket's encoder with gradients: what VAE.encode computes, without its tiling fallback and batching.
 
-    Up to rounding where the copy computes in another precision than the socket's, see copied_dtype. single: in fp32.
+    Up to rounding where the copy computes in another precision than the socket's, see copied_dtype. in_fp32: in fp32.
     """
 
-    def __init__(self, vae: comfy.sd.VAE, *, single: bool = False) -> None:
+    def __init__(self, vae: comfy.sd.VAE, *, in_fp32: bool = False) -> None:
         vae.throw_exception_if_invalid()
         _refuse_missing_encoder(vae)
         self.socket = vae
-        self.dtype = torch.float32 if single else copied_dtype(vae.vae_dtype, vae.device)
-        self.patcher = independent_copy(vae.patcher, form=self.dtype, shape=self._cast)
-        self.turn = Turn()
+        self.dtype = torch.float32 if in_fp32 else copied_dtype(vae.vae_dtype, vae.device)
+        self.patcher = independent_copy(vae.patcher, change_name=self.dtype, change=self._cast)
+        self.encoder_call = EncoderCall()
 
     def _cast(self, copied: ModelPatcher) -> None:
         if self.dtype != self.socket.vae_dtype:
@@ -95,9 +95,9 @@ class DifferentiableVAE:
         pixels = self.socket.process_input(pixels).to(self.dtype)
         model = self.patcher.model
         if getattr(model, "comfy_has_chunked_io", False):
-            latent = self.turn.run(lambda: model.encode(pixels, device=self.socket.device))
+            latent = self.encoder_call.run(lambda: model.encode(pixels, device=self.socket.device))
         else:
-            latent = self.turn.run(lambda: model.encode(pixels.to(self.socket.device)))
+            latent = self.encoder_call.run(lambda: model.encode(pixels.to(self.socket.device)))
         latent = latent.to(device=image.device, dtype=torch.float32)
         formatted: Tensor = latent if self.socket.format_encoded is None else self.socket.format_encoded(latent)
         return formatted
@@ -130,7 +130,7 @@ class DifferentiableVAE:
 
     def _decode(self, latent: Tensor) -> Tensor:
         latents = latent.to(device=self.socket.device, dtype=self.dtype)
-        pixels = self.turn.run(lambda: self.patcher.model.decode(latents))
+        pixels = self.encoder_call.run(lambda: self.patcher.model.decode(latents))
         # A copy, as core makes one: what follows works in place.
         formatted: Tensor = self.socket.process_output(pixels.to(device=latent.device, dtype=torch.float32, copy=True))
         return formatted

@@ -24,7 +24,7 @@ from ....engine.surrogates.denoiser import Tap, VideoSetup
 from ..memory.room import Pass
 from ..surrogates.clip_vision import DifferentiableCLIPVision, clip_vision_view
 from ..surrogates.denoiser import Conditioned, Conditioning, DifferentiableDenoiser, denoiser_resident
-from ..surrogates.residents import Surrogates
+from ..surrogates.run_surrogates import Surrogates
 from ..surrogates.vae import DifferentiableVAE, vae_view
 from .conditioner import Conditioner, VideoSize
 from .families import Family

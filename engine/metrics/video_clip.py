@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..conversions import in_colour
+
 CHUNK = 8
 """Frames that are looked at together."""
 
@@ -47,7 +49,7 @@ class HeldClip:
 
     def read(self) -> Iterator[Tensor]:
         for chunk in self.pictures.split(CHUNK):
-            yield chunk.movedim(-1, 1)[:, :3].float().expand(-1, 3, -1, -1).clamp(0, 1)
+            yield in_colour(chunk.movedim(-1, 1)).clamp(0, 1)
 
 
 def windows(chunks: Iterator[Tensor], span: int, stride: int) -> Iterator[Tensor]:

@@ -35,7 +35,7 @@ class VictimAutoencoder(nn.Module):
             nn.Conv2d(_NARROW, _WIDE, 3, stride=2, padding=1),
             *(_Residual(_WIDE) for _ in range(3)),
             nn.Conv2d(_WIDE, CHANNELS, 1),
-            # Without scale of its own, so that latents fit the noise of any victim.
+            # Without learned scale and shift: latents have the unit variance of the noise that the victims start from.
             nn.BatchNorm2d(CHANNELS, affine=False),
         )
         self.decoder = nn.Sequential(

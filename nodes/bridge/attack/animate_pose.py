@@ -13,7 +13,8 @@ import latent_preview
 import torch
 from torch import Tensor
 
-from ....engine.animators.clip import animate
+from ....engine.animators.pose_sampler import animate
+from ....engine.conversions import in_colour
 from ....engine.picture import check_finite, resize
 from ....engine.surrogates.sd_unet import LATENT_SCALE
 from ..autograd import ordinary
@@ -26,7 +27,7 @@ Victim = tuple[LoadedPoseAnimator, LoadedReferenceNet, comfy.sd.VAE, comfy.clip_
 
 @dataclass(frozen=True)
 class Animation:
-    """How to animate; see engine.animate."""
+    """How to animate; see engine.animators.pose_sampler."""
 
     steps: int
     guidance: float
@@ -43,11 +44,11 @@ def animate_images(image: Tensor, pose: Tensor, victim: Victim, settings: Animat
     each other. Raises ValueError for pixels that are not numbers, ComfyUI's interruption when cancelled.
     """
     animator, net, vae, clip_vision = victim
-    portrait, poses = (tensor.movedim(-1, 1)[:, :3].float() for tensor in (image[:1], pose))
+    portrait, poses = (in_colour(pictures.movedim(-1, 1)) for pictures in (image[:1], pose))
     check_finite(portrait)
     check_finite(poses)
     size = _size(poses.shape[-2], poses.shape[-1], settings.longest)
-    portrait, poses = (resize(pictures, size).expand(-1, 3, -1, -1) for pictures in (portrait, poses))
+    portrait, poses = (resize(pictures, size) for pictures in (portrait, poses))
     latent = vae.encode(portrait.movedim(1, -1)).float() * LATENT_SCALE
     tokens = clip_vision.encode_image(portrait.movedim(1, -1), crop=False).image_embeds.float()[:, None]
     # Out of inference mode: weights that are moved in it could not be differentiated through later.

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..draws import stream
-from ..picture import resize
-from ..weights.reading import load_own
+from ...draws import stream
+from ...picture import resize
+from ...weights.reading import load_own
 from .autoencoder import CHANNELS, VictimAutoencoder
-from .concat_unet import VictimUNet
 from .transformer import VictimTransformer
+from .unet import VictimUNet
 
 FILE = "stillguard_lab_victim_{}.safetensors"
 SIDE = 128

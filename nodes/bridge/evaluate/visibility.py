@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ....engine.metrics.visibility import LPIPS_LONGEST, NotMeasured, Visibility, copy_visibility
 from ..surrogates.perceptual import perceptual_view
-from ..surrogates.residents import Surrogates
+from ..surrogates.run_surrogates import Surrogates
 
 
 @torch.no_grad()
@@ -20,5 +20,5 @@ def measure_visibility(pairs: Iterable[tuple[Tensor, Tensor]], *, lpips_backbone
     surrogates = Surrogates()
     network = None if lpips_backbone is None else perceptual_view(surrogates, lpips_backbone, measuring=True)
     device = comfy.model_management.get_torch_device()
-    with surrogates.resident(height=LPIPS_LONGEST, width=LPIPS_LONGEST, low_memory=False):
+    with surrogates.on_device(height=LPIPS_LONGEST, width=LPIPS_LONGEST, low_memory=False):
         return [copy_visibility(clean.to(device), copy.to(device), lpips=network) for clean, copy in pairs]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .autoencoder import CHANNELS
-from .flow import Flow
+from .rectified_flow import Flow
 
 _PATCH, _POSE_PATCH, _SIDE = 2, 16, 8
 _WIDTH, _DEPTH, _HEADS = 192, 4, 6
@@ -33,8 +34,10 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.offset)[:, :, None].unbind(1)
-        q, k, v = self.qkv(self.norm1(x) * (1 + scale1) + shift1).unflatten(2, (3, _HEADS, -1)).permute(2, 0, 3, 1, 4)
-        x = x + gate1 * self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        split = "b tokens (three heads channels) -> three b heads tokens channels"
+        q, k, v = rearrange(self.qkv(self.norm1(x) * (1 + scale1) + shift1), split, three=3, heads=_HEADS)
+        attended = F.scaled_dot_product_attention(q, k, v)
+        x = x + gate1 * self.out(rearrange(attended, "b heads tokens channels -> b tokens (heads channels)"))
         changed: Tensor = x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
         return changed
 
@@ -57,10 +60,11 @@ class VictimTransformer(Flow):
             nn.init.zeros_(layer.bias)
 
     def predict(self, noisy: Tensor, time: Tensor, photo: Tensor, pose: Tensor) -> Tensor:
-        frame = (self.patches(noisy) + self.pose_patches(pose)).flatten(2).mT
-        tokens = torch.cat([frame, self.photo_patches(photo).flatten(2).mT], dim=1) + self.positions.repeat(2, 1)
+        maps = (self.patches(noisy) + self.pose_patches(pose), self.photo_patches(photo))
+        frame, shown = (rearrange(one, "b width rows columns -> b (rows columns) width") for one in maps)
+        tokens = torch.cat([frame, shown], dim=1) + self.positions.repeat(2, 1)
         modulation = self.modulation(self.time(embed_time(time, _WIDTH))).unflatten(1, (6, _WIDTH))
         for block in self.blocks:
             tokens = block(tokens, modulation)
-        patches = self.head(self.norm(tokens[:, : frame.shape[1]])).mT.unflatten(2, (_SIDE, _SIDE))
-        return F.pixel_shuffle(patches, _PATCH)
+        patches = self.head(self.norm(tokens[:, : frame.shape[1]]))
+        return F.pixel_shuffle(rearrange(patches, "b (rows columns) pixels -> b pixels rows columns", rows=_SIDE), _PATCH)

@@ -14,7 +14,7 @@ import torch
 from ..memory.devices import whole
 from ..memory.room import Room, Warn, checkpointing
 from .resident import Resident
-from .turns import takes_turns, taking_turns
+from .turns import takes_turns, taking_turns, who_takes_turns
 
 log = logging.getLogger("stillguard")
 
@@ -23,10 +23,10 @@ Value = TypeVar("Value")
 
 
 class Surrogates:
-    """in_single: keys of residents, as `key_of` gave them in an earlier run, whose networks are run in fp32."""
+    """in_fp32: keys of residents, as `key_of` gave them in an earlier run, whose networks are run in fp32."""
 
-    def __init__(self, in_single: Collection[Hashable] = ()) -> None:
-        self._in_single = in_single
+    def __init__(self, in_fp32: Collection[Hashable] = ()) -> None:
+        self._in_fp32 = in_fp32
         self._residents: dict[Hashable, Resident[Any]] = {}
         self._derived: dict[Hashable, object] = {}
 
@@ -36,7 +36,7 @@ class Surrogates:
         make: is told whether to run in fp32 whatever the device.
         """
         if key not in self._residents:
-            self._residents[key] = make(key in self._in_single)
+            self._residents[key] = make(key in self._in_fp32)
         return cast("Resident[View]", self._residents[key])
 
     def once(self, key: Hashable, make: Callable[[], Value]) -> Value:
@@ -61,7 +61,7 @@ class Surrogates:
         return math.lcm(8, *(resident.multiple for resident in self._residents.values()))
 
     @contextlib.contextmanager
-    def resident(self, *, height: int, width: int, low_memory: bool, warn: Warn = log.warning) -> Iterator[None]:
+    def on_device(self, *, height: int, width: int, low_memory: bool, warn: Warn = log.warning) -> Iterator[None]:
         """While it lasts, all are on the device with room for the largest: loading one later could evict another that autograd needs.
 
         With low_memory networks take turns on it instead, and recompute their activations in the backward pass; beside a denoiser
@@ -71,7 +71,7 @@ class Surrogates:
         turns = low_memory and takes_turns()
         room = Room([one for resident in residents for one in resident.passes.values()], self._weights)
         activations = room.claim(height, width, low_memory=low_memory, multiple=self.multiple, warn=warn)
-        alone, together = self._moving() if turns else ([], [])
+        alone, together = who_takes_turns(residents) if turns else ([], [])
         if turns:
             # Whatever an earlier run left there: weights that take turns have to start in the host's memory.
             comfy.model_management.unload_all_models()
@@ -95,19 +95,11 @@ class Surrogates:
         in_place = any(resident.in_place for resident in self._residents.values())
         return torch.autograd.graph.allow_mutation_on_saved_tensors() if in_place else contextlib.nullcontext()
 
-    def _moving(self) -> tuple[list[Resident[Any]], list[Resident[Any]]]:
-        """What takes turns on ComfyUI's device alone, and what takes one together. What computes elsewhere stays there."""
-        device = comfy.model_management.get_torch_device()
-        here = [resident for resident in self._residents.values() if resident.patcher.load_device == device]
-        alone = [resident for resident in here if resident.network is not None]
-        crowded = any(resident.needs_encoders for resident in alone)
-        return alone, [resident for resident in here if resident.turn is not None] if crowded else []
-
     def _weights(self, low_memory: bool) -> float:
         """Bytes of weights that are on the device together: with low memory, of what takes turns the one at work and the next."""
         sizes = {id(resident): float(resident.patcher.model_size()) for resident in self._residents.values()}
         if not (low_memory and takes_turns()):
             return sum(sizes.values())
-        alone, together = self._moving()
+        alone, together = who_takes_turns(list(self._residents.values()))
         turning = [*(sizes[id(resident)] for resident in alone), sum(sizes[id(resident)] for resident in together)]
         return sum(sizes.values()) - sum(sorted(turning)[:-2])

@@ -1,4 +1,4 @@
-"""The animator as a victim: a portrait and a sequence of poses become a video, as AnimateAnyone does it."""
+"""The pose-driven animator at work: a portrait and a sequence of poses become a video, as AnimateAnyone samples it."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ....engine.objective import Loss, Objective, Term
-from ..surrogates.residents import Surrogates
+from ..surrogates.run_surrogates import Surrogates
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..compute.unpatched import unpatched
-from ..packages import needed
+from ...compute.unpatched import unpatched
+from ...packages import needed
 from .autoencoder import CHANNELS
-from .flow import Flow
+from .rectified_flow import Flow
 
 _POSE_CHANNELS = 16
 
