@@ -1,4 +1,4 @@
-"""Small diffusion models of pictures, of core's own classes, as the transformers differ in: what their blocks give, and where text stands."""
+"""Small image models of core with random weights, one for each way in which transformers differ in what blocks give and where text is."""
 
 from __future__ import annotations
 
