@@ -1,4 +1,4 @@
-"""Small diffusion models of pictures, of core's own classes, as the transformers differ in: what their blocks give, and where text stands."""
+"""Small diffusion models of pictures, of core's own classes, which differ in what their blocks give and where text stands."""
 
 from __future__ import annotations
 
