@@ -1,4 +1,4 @@
-"""Small image models of core with random weights, one for each way in which transformers differ in what blocks give and where text is."""
+"""Small diffusion models of pictures, of core's own classes, which differ in what their blocks give and where text stands."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ def view_of(kind: str) -> tuple[Any, Any, Any]:
     """Inside `autograd_session`: the surrogates of a run, a small model as one of them, and its place 10x10 in latents."""
     from stillguard.nodes.bridge.surrogates.denoiser import denoiser_resident, owned
     from stillguard.nodes.bridge.surrogates.diffusion import DifferentiableDiffusionModel
-    from stillguard.nodes.bridge.surrogates.residents import Surrogates
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
 
     surrogates, model = Surrogates(), image_model(kind)
     prompt = owned(image_prompt())
@@ -202,7 +202,7 @@ def test_low_memory_gives_the_same_gradient_through_any_transformer(kind: str) -
         for taps in ([], [*outputs, Tap("attention", 0)]):
             found = []
             for low_memory in (False, True):
-                with surrogates.resident(height=80, width=80, low_memory=low_memory), surrogates.step():
+                with surrogates.on_device(height=80, width=80, low_memory=low_memory), surrogates.step():
                     leaf = latents.clone().requires_grad_()
                     estimate, *read = view.estimate(leaf, 0.6, taps=taps)
                     sum((tensor.square().mean() for tensor in read), estimate.square().mean()).backward()
@@ -225,7 +225,7 @@ def test_outputs_are_the_pictures_tokens(kind: str) -> None:
         def keep(module: object, inputs: object, output: Any) -> None:
             given[:] = [part for part in (output if isinstance(output, tuple) else (output,)) if part is not None]
 
-        with surrogates.resident(height=80, width=80, low_memory=False), surrogates.step():
+        with surrogates.on_device(height=80, width=80, low_memory=False), surrogates.step():
             blocks[-1].register_forward_hook(keep)
             taps = [Tap("output", block) for block in range(len(blocks))]
             estimate, *read = view.estimate(latents.requires_grad_(), 0.6, taps=taps)
@@ -248,7 +248,7 @@ def test_what_was_counted_does_not_stay() -> None:
         surrogates, view, latents = view_of("SDXL")
         vae: Any = SimpleNamespace(multiple=8, socket=SimpleNamespace(latent_channels=4, latent_dim=2))
         diffusion_pass(view, vae).footprint(80, 80, low_memory=False)
-        with surrogates.resident(height=80, width=80, low_memory=False), torch.no_grad():
+        with surrogates.on_device(height=80, width=80, low_memory=False), torch.no_grad():
             assert torch.isfinite(view.estimate(latents, 0.6)[0]).all()
 
 

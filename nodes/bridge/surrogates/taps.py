@@ -208,8 +208,8 @@ class _Recomputed(torch.autograd.Function):
         with torch.enable_grad():
             outputs = ctx.run(*(tensor.clone() for tensor in inputs))
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        both = [(output, gradient) for output, gradient in zip(outputs, gradients, strict=True) if gradient is not None]
-        due = [(output, gradient) for output, gradient in both if output.requires_grad]
+        pairs = zip(outputs, gradients, strict=True)
+        due = [(output, gradient) for output, gradient in pairs if gradient is not None and output.requires_grad]
         wanted = [tensor for tensor in inputs if tensor.requires_grad]
         # Not backward(): what reaches a block beside its inputs, such as a noise level in a container, has a graph that others use too.
         found = iter(torch.autograd.grad([output for output, _ in due], wanted, [gradient for _, gradient in due], allow_unused=True))
