@@ -83,7 +83,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, vgg_file: Path) -> Iterator
     """One real ComfyUI server for all tests, with the pack, a photo, the LPIPS weights and the testkit nodes."""
     base = tmp_path_factory.mktemp("comfy")
     (base / "input").mkdir()
-    save_astronaut(base / "input" / "astronaut.png")
+    # Small, since LPIPS of whole photos takes longer than all that small models do with them.
+    save_astronaut(base / "input" / "astronaut.png", side=256)
     save_pose_clip(base / "input" / "pose.mp4", frames=5)
     save_example_poses(base / "input")
     weights = base / "models" / "stillguard"

@@ -64,7 +64,7 @@ def test_the_whole_chain_runs_and_the_node_shows_its_report(page: Frontend, repo
     titles = {str(node["id"]): node.get("title") or node["type"] for node in json.loads(WORKFLOW.read_text(encoding="utf-8"))["nodes"]}
     shown = {titles[key]: output for key, output in page.outputs().items()}
     assert shown["Clean, protected, noise"]["images"][0]["filename"].endswith(".mp4")
-    assert "256 × 256 pixels and was resized back to be measured" in report.read_text(encoding="utf-8")
+    assert "128 × 128 pixels and was resized back to be measured" in report.read_text(encoding="utf-8")
     assert "copy.jpg" not in report.read_text(encoding="utf-8")
     assert page.errors == []
     page.page.evaluate(

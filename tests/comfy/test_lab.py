@@ -62,9 +62,9 @@ def test_it_serves_as_clip_vision(client: Client) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"config": None}, "has no configuration of a CLIP image encoder in its metadata: load published encoders with Load CLIP Vision"),
+        ({"config": None}, "nor a configuration of an image encoder: load other published encoders with Load CLIP Vision"),
         ({"config": json.dumps({**train_encoder.CONFIG, "num_hidden_layers": 5})}, "does not hold what its own configuration says"),
-        ({"config": "__import__('os')"}, "has no configuration of a CLIP image encoder"),
+        ({"config": "__import__('os')"}, "nor a configuration of an image encoder"),
     ],
 )
 def test_other_files_are_refused(client: Client, server: ComfyServer, change: dict[str, str | None], sentence: str) -> None:

@@ -39,7 +39,7 @@ def test_pixels_that_are_not_numbers(client: Client, protect_graph: Build) -> No
 
 
 def test_mask_of_another_size(client: Client, protect_graph: Build) -> None:
-    assert "The mask is 64x64 but the picture is 512x512: resize the mask" in failure(
+    assert "The mask is 64x64 but the picture is 256x256: resize the mask" in failure(
         client, protect_graph(image=["load", 0], mask=["load", 1])
     )
 

@@ -26,7 +26,7 @@ def edited(name: str, image: list[object], kind: str, before: str | None = None,
 
 LOAD: Graph = {
     "load": node("LoadImage", image="astronaut.png"),
-    "transparent": node("SolidMask", value=0.25, width=512, height=512),
+    "transparent": node("SolidMask", value=0.25, width=256, height=256),
     "alpha": node("JoinImageWithAlpha", image=["load", 0], alpha=["transparent", 0]),
     "two": node("RepeatImageBatch", image=["alpha", 0], amount=2),
 }

@@ -34,13 +34,13 @@ def save_example_poses(folder: Path) -> None:
             save(folder / name)
 
 
-def save_astronaut(path: Path) -> None:
-    """Eileen Collins, NASA, 512x512, public domain; the picture comes with scikit-image."""
+def save_astronaut(path: Path, side: int = 512) -> None:
+    """Eileen Collins, NASA, public domain; the picture, a square of 512 pixels, comes with scikit-image."""
     from PIL import Image
     from skimage.data import astronaut
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(astronaut()).save(path)
+    Image.fromarray(astronaut()).resize((side, side), Image.Resampling.LANCZOS).save(path)
 
 
 def save_voice(path: Path, seconds: int = 2, rate: int = 16000) -> None:
