@@ -121,6 +121,27 @@ def protect(folder: Path, *, low_memory: bool) -> Tensor:
     )
 
 
+def diffusion_surrogate(folder: Path, *, low_memory: bool) -> Tensor:
+    """SDXL, which is told sizes beside the prompt, by a loss that only the tests have."""
+    from image_models import image_model, image_prompt
+    from stillguard.nodes.protect.protect import Protect
+    from stillguard.nodes.surrogates.diffusion_models import DiffusionSurrogateNode
+    from testkit.denoising import DenoisingLoss
+
+    surrogate = execute(DiffusionSurrogateNode, model=image_model("SDXL"), vae=vae(), positive=image_prompt())
+    return execute(
+        Protect,
+        image=photo(),
+        loss=execute(DenoisingLoss, diffusion_surrogate=surrogate, weight=1.0),
+        budget=8.0,
+        steps=2,
+        update={"update": "momentum sign", "step": 1.0, "decay": 0.5},
+        seed=1,
+        working_size=SIDE,
+        memory="low memory" if low_memory else "fast",
+    )
+
+
 def dormant(profile: str) -> Callable[..., Tensor]:
     def run(folder: Path, *, low_memory: bool) -> Tensor:
         from stillguard.nodes.protect.dormant import WEIGHTS, Dormant
@@ -340,6 +361,7 @@ ON_THE_HOST = "Animate (Lab Victim)"
 
 CASES: Mapping[str, Case] = {
     "Protect": Case(protect, low_memory=True),
+    "Diffusion Surrogate": Case(diffusion_surrogate, low_memory=True),
     "Dormant, recommended": Case(dormant("recommended"), low_memory=True),
     "Dormant, reference": Case(dormant("reference"), low_memory=True),
     **{f"I2VGuard, {family}": Case(i2vguard(family), low_memory=True) for family in FILES},

@@ -109,6 +109,7 @@ RUNS = [(name, low) for name, case in CASES.items() for low in ((False, True) if
 # One of each way to use the device, for what is the same for all others.
 WAYS = [
     ("Protect", False),
+    ("Diffusion Surrogate", True),
     ("Protect", True),
     ("Dormant, recommended", True),
     ("I2VGuard, Wan", False),
