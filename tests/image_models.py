@@ -104,7 +104,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def image_model(kind: str) -> ModelPatcher:
+def image_model(kind: str, dtype: torch.dtype = torch.float32) -> ModelPatcher:
     """Narrower than any that core's loaders accept."""
     import comfy.model_management
     import comfy.supported_models
@@ -113,7 +113,7 @@ def image_model(kind: str) -> ModelPatcher:
 
     name, shape = KINDS[kind]
     config = getattr(comfy.supported_models, name)(dict(shape))
-    config.set_inference_dtype(torch.float32, None)
+    config.set_inference_dtype(dtype, None)
     with torch.inference_mode():
         model = config.get_model({}, "", device="cpu")
         model.diffusion_model.load_state_dict(random_state(model.diffusion_model, seed=1))

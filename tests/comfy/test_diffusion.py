@@ -294,3 +294,26 @@ def test_mistakes(surrogate: DiffusionSurrogate, change: str, sentence: str) -> 
         given["negative"] = [*prompt(0), *prompt(1)]
     with pytest.raises(ValueError, match="^" + re.escape(sentence)):
         DiffusionSurrogateNode.execute(**given)
+
+
+@pytest.mark.parametrize("kind", ["SDXL", "Flux"])
+def test_half_precision_keeps_the_gradient(surrogate: DiffusionSurrogate, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, with a gradient as small as a mean over many values makes it; kernels of the CPU compute in fp16 too."""
+    from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.memory import precision
+    from stillguard.nodes.bridge.surrogates.denoiser import DifferentiableDenoiser
+
+    monkeypatch.setattr(precision, "gradient_dtype", lambda device: torch.float16)
+    found = []
+    with autograd_session():
+        for dtype in (torch.float32, torch.float16):
+            model = image_model(kind, dtype)
+            denoiser = DifferentiableDenoiser(model)
+            assert denoiser.model.get_dtype_inference() == dtype
+            noisy = image_latents(model, 8).requires_grad_()
+            with torch.autograd.graph.allow_mutation_on_saved_tensors():
+                estimate, *_ = denoiser.estimate(noisy, 0.6, denoiser.conditioned(image_prompt(), noisy.detach()))
+                (1e-7 * estimate.square().mean()).backward()
+            found.append(noisy.grad)
+    exact, half = found
+    assert float(torch.cosine_similarity(exact.flatten(), half.flatten(), dim=0)) > 0.99
