@@ -42,7 +42,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     if config.option.keyword or any(Path(argument.partition("::")[0]).is_file() for argument in config.args):
         return 0
     each = 20 if config.getoption("--slow") else 4
-    return min(os.cpu_count() or 1, max(1, psutil.virtual_memory().total // (each * 2**30)))
+    # More than eight would only wait for the longest file.
+    return min(8, os.cpu_count() or 1, max(1, psutil.virtual_memory().total // (each * 2**30)))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
