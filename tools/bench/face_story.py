@@ -56,7 +56,9 @@ def read_rows(report: Path) -> dict[str, list[Row]]:
 
 def _readings(branches: Mapping[str, Mapping[str, Any]]) -> dict[str, Reading]:
     # JSON has no infinity, so the report writes it as text.
-    numbers = {branch: {key: float(v) if v in ("inf", "-inf") else v for key, v in told.items()} for branch, told in branches.items()}
+    numbers: dict[str, dict[str, Any]] = {
+        branch: {key: float(v) if v in ("inf", "-inf") else v for key, v in told.items()} for branch, told in branches.items()
+    }
     return {branch: Reading(**{**told, "items": tuple(told["items"])}) for branch, told in numbers.items()}
 
 
@@ -104,8 +106,8 @@ than {moved} of 255 levels. Move the slider to see how much of that shows.</p>
 {_slider(photos["clean"], photos["protected"])}
 <h2>In numbers</h2>
 <p>Obedience is the share of the movement in the clean video that is also in the other one: 100 % for the clean photo itself, near 0 for a
-face that stays still or does something else. Intervals are of 95 % and speak of other moments of this video, not of other photos. PSNR and
-LPIPS compare the same frames, and rank a face that stays still wrongly: it may look more like the clean video than one that is torn.</p>
+face that stays still or does something else. Intervals are of 95 % and speak of other moments of this video, not of other photos. PSNR
+and SSIM compare the same frames, and rank a face that stays still wrongly: it may look more like the clean video than one that is torn.</p>
 <div class="wide"><table><tr><th>what</th><th>noise</th><th>protected</th></tr>{_table(face)}</table></div>
 <h2>Single frames</h2>
 <figure><img class="smooth" alt="single frames" src="{data_address(png(_stills(attack)), "png")}">
