@@ -73,6 +73,15 @@ def test_the_verdict_is_what_was_measured(parts: dict[str, tuple[float | None, f
         assert all(f"of the movement of {part} " in sentence for part in parts)
 
 
+def test_a_wide_interval_is_no_proof_that_a_face_stopped() -> None:
+    """Of a run with three frames that spoil a video in which the face otherwise stays still."""
+    readings = {"protected": Reading(0.26, -0.12, 0.69, 17), "noise": Reading(0.99, 0.98, 1.0, 17)}
+    row = Row("Obedience", "share", "more obedient", "clean", readings)
+    assert verdict({"mouth and eyes": row}).startswith(
+        "The protected face obeys less: of the movement of mouth and eyes 26 % (−12 to 69) is"
+    )
+
+
 def test_rows_come_back_from_a_report(tmp_path: Path) -> None:
     infinite = Row("PSNR", "dB", "more alike", "clean", {"noise": Reading(float("inf"), n=2, items=(float("inf"), 30.0))})
     given = (obedience(0.1, None), infinite)

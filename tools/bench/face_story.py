@@ -21,7 +21,7 @@ from .story import COLUMNS, Attack, data_address, largest_change, png, psnr
 OBEDIENCE = "Obedience"
 """The row of Compare Videos that the verdict is made of, and the beginning of those of mouth, eyes and head."""
 LITTLE, NEARLY_ALL = 1 / 3, 0.9
-"""Obedience of a face that is said to obey no longer, and of one that is said to obey."""
+"""Obedience of a face that is said to obey no longer, by the upper end of its interval where it has one, and of one that obeys."""
 
 _STILLS, _QUALITY = 6, 90
 _LONGEST = 1024
@@ -79,7 +79,8 @@ def verdict(parts: Mapping[str, Row]) -> str:
 
 
 def _stopped(protected: Reading, noise: Reading) -> bool:
-    return protected.value is not None and noise.value is not None and protected.value <= LITTLE and noise.value >= NEARLY_ALL
+    most = protected.value if protected.high is None else protected.high
+    return most is not None and noise.value is not None and most <= LITTLE and noise.value >= NEARLY_ALL
 
 
 def _apart(protected: Reading, noise: Reading) -> bool:
@@ -90,7 +91,8 @@ def _apart(protected: Reading, noise: Reading) -> bool:
 def _share(reading: Reading) -> str:
     assert reading.value is not None
     text = f"{100 * reading.value:.0f} %"
-    return text if reading.low is None or reading.high is None else f"{text} ({100 * reading.low:.0f} to {100 * reading.high:.0f})"
+    between = "" if reading.low is None or reading.high is None else f" ({100 * reading.low:.0f} to {100 * reading.high:.0f})"
+    return (text + between).replace("-", "−")
 
 
 def face_part(face: FaceAttack) -> str:
