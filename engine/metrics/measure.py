@@ -12,6 +12,8 @@ from torch import Tensor
 Higher = Literal["more alike", "less alike", "more obedient", "better", "more motion", "smoother"]
 """What a higher value says: of two videos, or of one by itself."""
 
+SHARE = "share"
+"""The unit of shares of 1, which reports show in per cent."""
 
 BYTES_PER_PIXEL = 1024
 """What measures without a figure of their own take at most, for each pixel of what they are given."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..conversions import within
 from ..picture import LEVELS, resize
 from .landmarks import POINTS, FindLandmarks, landmarks_of
-from .measure import Descriptor, SetMeasure
+from .measure import SHARE, Descriptor, SetMeasure
 
 SIDE = 128
 """Pixels of the longer side at which frames are compared: a mouth is still several pixels wide, and a thousand frames fit into memory."""
@@ -105,7 +105,7 @@ def face_obedience_measures(find: FindLandmarks) -> tuple[SetMeasure, ...]:
 
 
 def _measure(name: str, descriptor: Descriptor, compare: Callable[[Tensor, Tensor], Tensor]) -> SetMeasure:
-    return SetMeasure(name, "share", "more obedient", descriptor, compare, least=2)
+    return SetMeasure(name, SHARE, "more obedient", descriptor, compare, least=2)
 
 
 def _of_landmarks(clean: Tensor, other: Tensor, *, signal: Signal, moved: str) -> Tensor:

@@ -73,7 +73,9 @@ class CompareVideos(io.ComfyNode):
                 ),
                 io.Custom("INSIGHTFACE").Input("insightface", optional=True, tooltip="From IPAdapter InsightFace Loader, for identity."),
                 io.Custom("FACE_DETECTION_MODEL").Input(
-                    "face_detection_model", optional=True, tooltip="From Load Face Detection Model, for landmark distances and obedience of mouth, eyes and head."
+                    "face_detection_model",
+                    optional=True,
+                    tooltip="From Load Face Detection Model, for landmark distances and obedience of mouth, eyes and head.",
                 ),
             ],
             outputs=[ComparisonSocket.Output("comparison", display_name="comparison"), io.String.Output("table", display_name="table")],
