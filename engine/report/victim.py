@@ -10,7 +10,7 @@ from ..metrics.measure import SHARE
 from .charts import curves, has_curves, intervals
 from .elements import branch_head, data, head, image, kind, listed, section, table, values_list
 from .markup import Markup, join, tag
-from .words import number, reason, standing
+from .words import percent, reason, standing
 
 FRAME_LONGEST = 256
 _GROUPS = {
@@ -112,7 +112,7 @@ def _interval(reading: Reading, row: Row) -> Markup:
 
 
 def _shown(value: float, row: Row) -> Markup:
-    return data(value, shown=number(100 * value)) if row.unit == SHARE else data(value)
+    return data(value, shown=percent(value)) if row.unit == SHARE else data(value)
 
 
 def _in_percent(row: Row) -> Row:

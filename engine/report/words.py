@@ -33,12 +33,10 @@ _DIFFERS: Mapping[Verdict | None, str] = {
     None: "Without intervals this is an example, not evidence",
 }
 _OBEYS: Mapping[Verdict | None, str] = {
-    "more": "The protected picture obeys the driving less than the noisy one does, but more than half as much",
     "less": "The noisy picture obeys the driving less than the protected one does",
     "open": "The intervals of obedience overlap, so these frames do not tell the protection from noise",
     None: _DIFFERS[None],
 }
-_NO_LONGER_OBEYS = "The protected picture obeys the driving at most half as much as the noisy one does"
 
 
 def number(value: float) -> str:
@@ -51,6 +49,11 @@ def number(value: float) -> str:
     decimals = 4 if size < 1 else 3 if size < 10 else 2 if size < 100 else 1
     text = f"{value:.2g}" if 0 < size < 1e-3 else f"{value:.{decimals}f}"
     return text.replace("-", "−")
+
+
+def percent(share: float) -> str:
+    """A share in per cent as tables show it, to a tenth."""
+    return f"{round(100 * share, 1) + 0.0:.1f}".replace("-", "−")
 
 
 def reason(reading: Reading) -> str:
@@ -114,11 +117,10 @@ def disagreement(rows: list[Row]) -> str:
     silent, loud = (" and ".join(name for name, one in little.items() if one is wanted) for wanted in (True, False))
     if silent and _halved(obeys):
         return (
-            f"The protected video obeys at most half as much as the noisy one, and {silent} cannot show that, since a frozen face stays "
-            "near the clean frames: go by obedience, and look at the frames."
+            f"{silent} cannot show that the protected video obeys at most half as much as the noisy one, since a frozen face stays near "
+            "the clean frames: go by obedience, and look at the frames."
         )
-    protected, noise = (_of(obeys, branch) for branch in CHANGED)
-    if loud and noise >= HALF and protected >= MOST * noise:
+    if loud and _of(obeys, NOISE) >= HALF and _obeys_as_much(obeys):
         return f"By {loud} the protected video is clearly further from the clean one, but it obeys about as much as the noisy one does."
     return ""
 
@@ -226,6 +228,16 @@ def _halved(row: Row) -> bool:
     return verdict(row) in ("more", None) and _of(row, PROTECTED) <= HALF * _of(row, NOISE)
 
 
+def _less(row: Row) -> str:
+    if _halved(row):
+        return "at most half as much as"
+    return "a little less than" if _obeys_as_much(row) else "less, but more than half as much as"
+
+
+def _obeys_as_much(row: Row) -> bool:
+    return _of(row, PROTECTED) >= MOST * _of(row, NOISE)
+
+
 def _says_little(row: Row) -> bool:
     """Of LPIPS and PSNR, which one would look at for a failed animation."""
     further = (_of(row, PROTECTED) > _of(row, NOISE)) == (row.higher == "less alike")
@@ -253,7 +265,7 @@ def _obeyed(rows: list[Row], noise: str) -> Iterator[str]:
     parts = [_figure(rows[0], PROTECTED, "with the protected one")]
     if _value(rows[0], NOISE):
         parts.append(_figure(rows[0], NOISE, f"with {noise}"))
-    yield f"{rows[0].name}: 100\u00a0% of the driving's change with the clean picture, by definition, {' and '.join(parts)}."
+    yield f"{rows[0].name}: 100\u00a0% of the driving's change with the clean picture (by definition), {' and '.join(parts)}."
     told = []
     for row in rows[1:]:
         beside = f", {amount(_of(row, NOISE), row.unit)} with noise" if _value(row, NOISE) else ""
@@ -269,7 +281,7 @@ def _meaning(rows: list[Row], fair: bool | None) -> str:
     if not _obedient(rows[0]):
         said = _DIFFERS[found]
     else:
-        said = _NO_LONGER_OBEYS if found == "more" and _halved(rows[0]) else _OBEYS[found]
+        said = f"The protected picture obeys the driving {_less(rows[0])} the noisy one does" if found == "more" else _OBEYS[found]
     return f"{said}, and the two differ in budget." if fair is False else f"{said}."
 
 

@@ -277,7 +277,8 @@ def lpips_of(protected: float, noise: float) -> Row:
     ("share", "said"),
     [
         (0.2, "The protected picture obeys the driving at most half as much as the noisy one does."),
-        (0.7, "The protected picture obeys the driving less than the noisy one does, but more than half as much."),
+        (0.7, "The protected picture obeys the driving less, but more than half as much as the noisy one does."),
+        (0.92, "The protected picture obeys the driving a little less than the noisy one does."),
         (0.97, "The intervals of obedience overlap"),
         (1.2, "The noisy picture obeys the driving less than the protected one does."),
     ],
@@ -303,7 +304,7 @@ def test_the_summary_leads_with_obedience_where_the_driving_moves_the_picture(sh
 @pytest.mark.parametrize(
     ("share", "lpips", "told"),
     [
-        (0.1, (0.03, 0.09), "LPIPS cannot show that"),  # frozen, and nearer to the clean video than noise is
+        (0.1, (0.03, 0.09), "LPIPS cannot show that the protected video obeys"),  # frozen, and nearer to the clean video than noise is
         (0.1, (0.08, 0.03), "LPIPS cannot show that"),  # further, but hardly to be seen
         (0.1, (0.4, 0.03), ""),
         (0.7, (0.03, 0.09), ""),
@@ -326,7 +327,7 @@ def test_obedience_is_shown_in_percent_beside_the_clean_videos_hundred(report: R
     (row,) = strict(report_json(obeys))["victims"][0]["rows"]
     for branch in (PROTECTED, NOISE):
         value = row["readings"][branch]["value"]
-        assert dict(reader.data)[str(value)] == number(100 * value)
+        assert dict(reader.data)[str(value)] == f"{100 * value:.1f}"
     assert "100 by definition" in " ".join(reader.text.split())
     assert "%, higher is more obedient" in reader.text
     assert f"mean {number(100 * row['readings'][PROTECTED]['value'])}" in reader.text  # the drawing's own words
