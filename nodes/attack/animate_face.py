@@ -17,7 +17,6 @@ from ..sockets import FaceAnimatorSocket, FramingSocket
 
 SPEECH, ONE_POSE = "speech", "one pose"
 WHITE, TRANSPARENT = "white", "transparent"
-# Of each slider, and those that most people need no sight of.
 SLIDERS = {
     "mouth_open": "Opens the mouth, as for a.",
     "mouth_i": "Mouth as for i.",
@@ -30,11 +29,11 @@ SLIDERS = {
     "brows_raised": "Lifts both eyebrows.",
     "brows_angry": "Frowns.",
     "brows_troubled": "Lifts the inner ends of the eyebrows.",
-    "nod": "Moves the head up or down.",
-    "turn": "Turns the head to one side or the other.",
-    "tilt": "Tilts the head to one shoulder or the other.",
-    "body_turn": "Turns the body.",
-    "lean": "Leans the body to one side.",
+    "nod": "Lifts the head; below 0 it bows.",
+    "turn": "Turns the head to the left of the picture; below 0 to its right.",
+    "tilt": "Tilts the head to the left of the picture; below 0 to its right.",
+    "body_turn": "Turns the body to the left of the picture; below 0 to its right.",
+    "lean": "Leans the body to the left of the picture; below 0 to its right.",
     "breathing": "Lifts the chest.",
 }
 ADVANCED = ("mouth_i", "mouth_u", "mouth_e", "mouth_o", "brows_raised", "brows_angry", "brows_troubled", "body_turn", "lean", "breathing")

@@ -80,7 +80,7 @@ def there_and_back(values: Values, frames: int) -> Tensor:
 def speech(waveform: Tensor, rate: int, fps: float, frames: int | None = None) -> Tensor:
     """The mouth opens with the loudness of a sound, [N,45].
 
-    waveform: [channels,samples]. rate: samples a second. Frame i shows the root mean square over its share of the sound, 1 / fps seconds,
+    waveform: [channels,samples]. rate: samples a second. Frame i shows the standard deviation of its share of the sound, 1 / fps seconds,
     by the one that 95 of 100 frames stay below, so that a single bang does not close the mouth for the rest.
     frames: at most this many. Raises ValueError for a sound that is empty, silent, or not of numbers.
     """
@@ -91,8 +91,8 @@ def speech(waveform: Tensor, rate: int, fps: float, frames: int | None = None) -
         raise ValueError("The sound has samples that are not numbers (NaN or infinity): look for the node before this one that made them.")
     count = max(1, round(samples.shape[-1] * fps / rate))
     # Channels by their power and not their sum, in which a voice that is reversed in one of them would vanish.
-    power = (samples - samples.mean(-1, keepdim=True)).square().mean(0)
-    loudness = torch.stack([part.mean() for part in power.tensor_split(count)]).nan_to_num().sqrt()
+    parts = samples.tensor_split(count, dim=-1)
+    loudness = torch.stack([part.var(-1, correction=0).mean() for part in parts]).nan_to_num().sqrt()
     if float(loudness.max()) < _SILENCE:
         raise ValueError("The sound is silent, so that the mouth would not move: connect one with speech.")
     loud = loudness.quantile(0.95).clamp_min(_SILENCE)

@@ -79,6 +79,7 @@ def stages_pass(animator: FaceAnimator, *, poses: int) -> Pass:
     def ask(seen: Observation) -> Features:
         portrait = torch.empty(1, CHANNELS, SIDE, SIDE, device=META).requires_grad_()
         made = animator.stages(portrait, torch.empty(poses, POSE, device=META))
-        return made.eyebrows, made.face.picture, made.posed, made.rotation.direct, made.rotation.warped, made.rotation.field
+        face, rotation = made.face, made.rotation
+        return made.eyebrows, face.picture, face.opacity, made.posed, rotation.direct, rotation.warped, rotation.field
 
     return Pass("face animator", (animator,), ask)
