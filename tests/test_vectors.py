@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from goldens import baselines_edits, dormant
+from goldens import baselines_edits, dormant, tha3
 from goldens.folder import Folder
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -54,6 +54,22 @@ def test_all_of_the_official_numbers_of_countermeasures_and_metrics(shared: Path
     names = [row.name for row in rows]
     for told in ("jpeg_pil_q75", "diffpure_t150 purified", "GrIDPure", "DisCo's LPIPS", "KID of 40 and 40", "face_lvd, correct"):
         assert told in names
+
+
+def test_all_of_the_official_numbers_of_the_face_animator(shared: Path) -> None:
+    rows = list(checks(shared / "vectors" / "tha3"))
+    assert [row.name for row in rows if not row.passed] == []
+    names = [row.name for row in rows]
+    for told in ("blink, eyebrows", "talk, frame", "gradient at talk, direction"):
+        assert told in names
+    assert len(rows) == 2 * 6 + 2
+
+
+def test_the_pose_of_the_gradient_is_what_the_readme_says() -> None:
+    readme = "Poses `a`, `b` and `talk`.\n\n* `frame`: of `a`.\n* `gradient` [4,512,512]: at the pose `b`, nothing detached; at `a` not.\n"
+    assert tha3.pose_of_the_gradient(["a", "b", "talk"], readme) == "b"
+    assert tha3.pose_of_the_gradient(["a", "talk"], "") == "talk"
+    assert tha3.pose_of_the_gradient(["c", "d"], readme) == "c"
 
 
 def test_a_network_that_is_slightly_off_is_missed(tmp_path: Path) -> None:

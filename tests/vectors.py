@@ -1,6 +1,7 @@
 """`python tests/vectors.py DIR`: compare with numbers that the authors' own code made; exit 1 where one is missed.
 
-DIR holds configs/, weights/ and vectors/ of one set, or a part of one. What kind of set it is shows in its files.
+DIR holds configs/, weights/ and vectors/ of one set, or a part of one, or the face animator's input.png and vectors.safetensors. What
+kind of set it is shows in its files.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from bench import cpu_shim
 
 cpu_shim.install()
 
-from goldens import baselines, dormant  # noqa: E402
+from bench.paths import BenchError  # noqa: E402
+from goldens import baselines, dormant, tha3  # noqa: E402
 from goldens.folder import Folder, Row  # noqa: E402
 
 
@@ -27,7 +29,7 @@ class Set(NamedTuple):
     checks: Callable[[Folder], Iterator[Row]]
 
 
-SETS = {"dormant": Set(dormant.matches, dormant.checks), "baselines": Set(baselines.matches, baselines.checks)}
+SETS = {name: Set(kind.matches, kind.checks) for name, kind in (("dormant", dormant), ("baselines", baselines), ("tha3", tha3))}
 
 
 def checks(path: Path) -> Iterator[Row]:
@@ -35,7 +37,8 @@ def checks(path: Path) -> Iterator[Row]:
     folder = Folder(path)
     found = [one for one in SETS.values() if one.matches(folder)]
     if not found:
-        raise SystemExit(f"{path} is none of the sets known here ({', '.join(SETS)}): give a folder with configs, weights and vectors.")
+        holds = "configs, weights and vectors, or with input.png and vectors.safetensors"
+        raise SystemExit(f"{path} is none of the sets known here ({', '.join(SETS)}): give a folder with {holds}.")
     for one in found:
         yield from one.checks(folder)
 
@@ -46,10 +49,13 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     missed = total = 0
-    for row in checks(arguments.folder):
-        total += 1
-        missed += not row.passed
-        print(f"{'ok  ' if row.passed else 'MISS'} {row.name:50} {row.error:9.2e} <= {row.tolerance:7.1e}  {row.kind}", flush=True)
+    try:
+        for row in checks(arguments.folder):
+            total += 1
+            missed += not row.passed
+            print(f"{'ok  ' if row.passed else 'MISS'} {row.name:50} {row.error:9.2e} <= {row.tolerance:7.1e}  {row.kind}", flush=True)
+    except BenchError as error:
+        sys.exit(f"vectors: {error}")
     print(f"{total - missed} of {total} within tolerance")
     sys.exit(1 if missed or not total else 0)
 

