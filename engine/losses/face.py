@@ -116,8 +116,8 @@ class Disobedience:
 class Tear:
     """Distance of what poses make of the picture from what they make of the clean one, where the animator paints and warps. Maximised.
 
-    Face, opacity of what is painted anew, field of head and body, the picture warped by it, the driven face's distance from its own portrait,
-    and the total variation of the field, all as mean squares, the field's over the clean portrait's.
+    Face, opacity of what is painted anew, field of head and body, the picture warped by it, the driven face's distance from its own
+    portrait, and the total variation of the field, all as mean squares, the field's over the clean portrait's.
     """
 
     setup: FaceSetup

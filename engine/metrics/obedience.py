@@ -87,7 +87,8 @@ def head_turn(points: Tensor) -> Tensor:
     """How far the tip of the nose lies from the middle between the eyes, along the line through both, [N,68,2] -> [N,1]."""
     first, second = _eyes(points)
     along = (second - first) / (second - first).norm(dim=1, keepdim=True)
-    return ((points[:, 30] - (first + second) / 2) * along).sum(1, keepdim=True)
+    turned: Tensor = ((points[:, 30] - (first + second) / 2) * along).sum(1, keepdim=True)
+    return turned
 
 
 def obedience_measure() -> SetMeasure:
@@ -139,7 +140,8 @@ def _some(signal: Tensor, frames: Tensor) -> Tensor:
 
 
 def _distance(points: Tensor, above: tuple[int, ...], below: tuple[int, ...]) -> Tensor:
-    return (points[:, list(above)] - points[:, list(below)]).norm(dim=2).mean(1, keepdim=True)
+    lengths: Tensor = (points[:, list(above)] - points[:, list(below)]).norm(dim=2)
+    return lengths.mean(1, keepdim=True)
 
 
 def _eyes(points: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,4 +152,5 @@ def _eyes(points: Tensor) -> tuple[Tensor, Tensor]:
 def _between_eyes(points: Tensor) -> Tensor:
     """Distance of the eyes' centres, [N,1]."""
     first, second = _eyes(points)
-    return (second - first).norm(dim=1, keepdim=True)
+    distance: Tensor = (second - first).norm(dim=1, keepdim=True)
+    return distance

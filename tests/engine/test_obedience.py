@@ -107,7 +107,7 @@ def test_a_clean_video_that_does_not_move_has_nothing_to_obey(talking: Tensor) -
     flicker = ROUNDING * torch.randn(still.shape, generator=generator(10))
     assert float(obedience(still + 1.2 * flicker, still + 1.2 * flicker).mean()) == pytest.approx(1)
     for clean in (still, still + 0.8 * flicker):
-        with pytest.raises(ValueError, match="nothing to obey.*use a driving that moves the face"):
+        with pytest.raises(ValueError, match=r"nothing to obey.*use a driving that moves the face"):
             obedience(clean, talking)
         reading = compared({CLEAN: clean, PROTECTED: talking}, obedience_measure()).rows[0].readings[PROTECTED]
         assert reading.value is None
