@@ -25,6 +25,12 @@ def in_colour(image: Tensor) -> Tensor:
     return split_alpha(image)[0].float().expand(-1, 3, -1, -1)
 
 
+def on_white(image: Tensor) -> Tensor:
+    """[B,4,H,W] -> [B,3,H,W]: what shows through where alpha is below 1 is white."""
+    colours, alpha = image[:, :3], image[:, 3:]
+    return colours * alpha + (1 - alpha)
+
+
 def within(height: int, width: int, longest: int) -> tuple[int, int]:
     """The size with its longer side reduced to `longest`, the aspect kept; a smaller picture stays as it is."""
     scale = min(1.0, longest / max(height, width))

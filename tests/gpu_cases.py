@@ -226,6 +226,21 @@ def animate_pose(folder: Path) -> Tensor:
     return execute(AnimatePose, pose_animator=animator, reference_net=nets["net0"], **given, **sizes)
 
 
+def animate_face(folder: Path) -> Tensor:
+    """One frame, with the photo framed by hand."""
+    from stillguard.nodes.attack.animate_face import SLIDERS, AnimateFace
+    from stillguard.nodes.bridge.surrogates.face_animator import face_animator_from
+    from stillguard.nodes.surrogates.face_animators import FramePortrait
+
+    file = folder / "tha3_separable_float.safetensors"
+    animator = face_animator_from(file if file.exists() else animator_files.face_animator(folder))
+    hand = {"place": "by hand", "x": 0.5, "y": 0.3, "height": 0.4}
+    framing = FramePortrait.PREPARE_CLASS_CLONE(None).execute(image=photo(), place=hand, right=0.0, down=0.0, size=1.0, mask=mask()).args[1]
+    pose = {**dict.fromkeys(SLIDERS, 0.0), "mouth_open": 1.0, "turn": 0.5}
+    motion = {"motion": "one pose", "frames": 1}
+    return execute(AnimateFace, face_animator=animator, image=photo(), framing=framing, motion=motion, background="transparent", **pose)
+
+
 def lab_victim(folder: Path) -> Tensor:
     from stillguard.nodes.attack.lab_victims import AnimateLabVictim
 
@@ -367,6 +382,7 @@ CASES: Mapping[str, Case] = {
     **{f"I2VGuard, {family}": Case(i2vguard(family), low_memory=True) for family in FILES},
     "I2VGuard, given video": Case(i2vguard("Wan", video=lambda: photo().repeat(5, 1, 1, 1)), low_memory=True),
     "Animate (Pose)": Case(animate_pose),
+    "Animate (Face)": Case(animate_face),
     "Animate (Lab Victim)": Case(lab_victim),
     "Purify (Impress)": Case(impress, low_memory=True),
     "Purify (DiffPure), latents": Case(diffusion("PurifyDiffPure", timesteps=150, steps=2), drawn=True),

@@ -112,7 +112,7 @@ class _Descriptions:
 
     def _keep(self, part: Tensor) -> None:
         if self.said is None:
-            self.said = torch.empty(self.total, *part.shape[1:])
+            self.said = torch.empty(self.total, *part.shape[1:], dtype=self.descriptor.kept)
         self.said[self.done : self.done + part.shape[0]] = part
         self.done += part.shape[0]
 

@@ -73,18 +73,24 @@ def landmark_velocity_distance(reference: Tensor, generated: Tensor, *, part: sl
     return values
 
 
-def landmark_measures(find: FindLandmarks) -> tuple[SetMeasure, ...]:
-    """M-LMD, F-LMD, M-LVD and F-LVD, which share the landmarks. Both videos must show the face at one size."""
+def landmarks_of(find: FindLandmarks) -> Descriptor:
+    """The landmarks of each frame as one row, 136 numbers, NaN where there is no face."""
 
     def describe(windows: Tensor) -> Tensor:
         absent = windows.new_full((POINTS, 2), float("nan"))
         return torch.stack([absent if face is None else face.to(absent) for face in find(windows[:, 0])]).flatten(1)
 
+    return Descriptor("face landmarks", describe)
+
+
+def landmark_measures(find: FindLandmarks) -> tuple[SetMeasure, ...]:
+    """M-LMD, F-LMD, M-LVD and F-LVD, which share the landmarks. Both videos must show the face at one size."""
+
     def measure(name: str, distance: Callable[..., Tensor], part: slice) -> SetMeasure:
         def compare(reference: Tensor, generated: Tensor) -> Tensor:
             return distance(reference.unflatten(1, (POINTS, 2)), generated.unflatten(1, (POINTS, 2)), part=part)
 
-        return SetMeasure(name, "px", "less alike", Descriptor("face landmarks", describe), compare)
+        return SetMeasure(name, "px", "less alike", landmarks_of(find), compare)
 
     return (
         measure("M-LMD", landmark_distance, MOUTH),

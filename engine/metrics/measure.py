@@ -6,11 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
-Higher = Literal["more alike", "less alike", "better", "more motion", "smoother"]
+Higher = Literal["more alike", "less alike", "more obedient", "better", "more motion", "smoother"]
 """What a higher value says: of two videos, or of one by itself."""
 
+SHARE = "share"
+"""The unit of shares of 1, which reports show in per cent."""
 
 BYTES_PER_PIXEL = 1024
 """What measures without a figure of their own take at most, for each pixel of what they are given."""
@@ -40,7 +43,7 @@ class Descriptor:
 
     Measures with an equal key share what was computed. prepare: what becomes of each frame before runs are made of them,
     [n,3,H,W] -> [n,...], so that a frame in many runs is resized once; describe then gets [n,span,...]. bytes_per_pixel, large: as in
-    PairMeasure, for each pixel of a run and for runs.
+    PairMeasure, for each pixel of a run and for runs. kept: what the numbers are held as until all frames were seen.
     """
 
     key: str
@@ -50,6 +53,7 @@ class Descriptor:
     prepare: Callable[[Tensor], Tensor] | None = None
     bytes_per_pixel: int = BYTES_PER_PIXEL
     large: bool = False
+    kept: torch.dtype = torch.float32
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..conversions import on_grid
 from ..picture import LEVELS, resize, to_levels
-from .measure import ClipMeasure, Descriptor, SetMeasure
+from .measure import SHARE, ClipMeasure, Descriptor, SetMeasure
 
 Embed = Callable[[Tensor], Tensor]
 """[n,3,H,W] -> [n,D]."""
@@ -106,7 +106,7 @@ def identity_measure(embed: EmbedFaces, *, dimension: int = 512) -> SetMeasure:
 
 def faces_found_measure(embed: EmbedFaces, *, dimension: int = 512) -> ClipMeasure:
     """Share of frames that have a face, 1 - FDFR; shares identity_measure's embeddings."""
-    return ClipMeasure("frames with a face", "share", "better", _of_faces(embed, dimension), faces_found)
+    return ClipMeasure("frames with a face", SHARE, "better", _of_faces(embed, dimension), faces_found)
 
 
 def _of_frames(key: str, embed: Embed) -> Descriptor:

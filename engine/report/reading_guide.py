@@ -13,6 +13,12 @@ MEANING = {
     "with the same seed and settings. A protection is worth something where it does more than noise of the same budget.",
     "Surrogate, black box": "Whether the protection was made with this very model, as the user stated. Models often share an autoencoder "
     "or an image encoder, so a black box may still be a close relative.",
+    "Obedience": "What share of the change that the driving (a voice, poses, another video) makes in the clean picture's video reaches "
+    "this one: 100\u00a0% for a face that follows as the clean one does, 0\u00a0% for one that does not, because it is frozen or does "
+    "something else. What is the same in all frames, such as the perturbation itself, does not count. Less is more protected. Taken from "
+    "the pixels of the whole picture; of mouth, eyes and head by their landmarks, where faces are found.",
+    "Obedience beside PSNR and LPIPS": "Those compare how frames look. A frozen face can be nearer to the clean frames than a torn one, or "
+    "nearer than plain noise, though it does nothing that it was told: they rank such videos wrongly, obedience does not.",
     "Interval and n": "Below a value stand its 95\u00a0% interval and n, the number of frames, transitions or windows that it is the mean "
     "of. The interval is a bootstrap over blocks of neighbouring frames (Politis and Romano 1992): it speaks of other moments of this "
     "video, not of other photos, seeds or models, and in slow videos it is too narrow. Where there are too few values there is none.",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from ..metrics.comparison import BRANCH_NAMES, BRANCHES, CLEAN, TRUTH, Comparison, Reading, Row
+from ..metrics.measure import SHARE
 from .charts import curves, has_curves, intervals
 from .elements import branch_head, data, head, image, kind, listed, section, table, values_list
 from .markup import Markup, join, tag
-from .words import reason, standing
+from .words import percent, reason, standing
 
 FRAME_LONGEST = 256
 _GROUPS = {
@@ -28,7 +30,7 @@ def victim_section(comparison: Comparison, identifier: str) -> Markup:
             tag("figcaption", _measure(row), tag("small", listed(_reference(row), f"higher is {row.higher}" if row.higher else ""))),
             drawn,
         )
-        for index, row in enumerate(comparison.rows)
+        for index, row in enumerate(map(_in_percent, comparison.rows))
         if has_curves(row)
         for drawn in [curves(row, frames=comparison.frames, identifier=f"{identifier}-curve-{index}")]
     ]
@@ -82,7 +84,7 @@ def _measures(comparison: Comparison) -> Markup:
 
 def _row(row: Row, branches: Sequence[str]) -> Markup:
     higher = f"higher is {row.higher}" if row.higher else ""
-    name = tag("th", row.name, tag("small", listed(row.unit, higher)), scope="row")
+    name = tag("th", row.name, tag("small", listed(_in_percent(row).unit, higher)), scope="row")
     if not _measured(row):
         reasons = dict.fromkeys(map(reason, row.readings.values()))
         return tag("tr", name, tag("td", *(tag("p", text) for text in reasons), colspan=len(branches) + 1, class_="why"))
@@ -92,19 +94,33 @@ def _row(row: Row, branches: Sequence[str]) -> Markup:
 
 def _cell(row: Row, branch: str) -> Iterable[Markup]:
     if branch == row.reference:
-        return [tag("span", "reference", class_="muted")]
+        whole = row.higher == "more obedient"
+        return [join("100", tag("small", "by definition"))] if whole else [tag("span", "reference", class_="muted")]
     reading = row.readings.get(branch)
     if reading is None:
         return [tag("span", "–", class_="muted")]
     if reading.value is None:
         return [tag("span", reason(reading), class_="why")]
-    return [data(reading.value), tag("small", _interval(reading), f"n = {reading.n}", reading.why and f". {reading.why}")]
+    value, interval = _shown(reading.value, row), _interval(reading, row)
+    return [value, tag("small", interval, f"n = {reading.n}", reading.why and f". {reading.why}")]
 
 
-def _interval(reading: Reading) -> Markup:
+def _interval(reading: Reading, row: Row) -> Markup:
     if reading.low is None or reading.high is None:
         return Markup("no interval, ")
-    return join(data(reading.low), " to ", data(reading.high), ", ")
+    return join(_shown(reading.low, row), " to ", _shown(reading.high, row), ", ")
+
+
+def _shown(value: float, row: Row) -> Markup:
+    return data(value, shown=percent(value)) if row.unit == SHARE else data(value)
+
+
+def _in_percent(row: Row) -> Row:
+    """The row as it is drawn, shares in per cent."""
+    if row.unit != SHARE:
+        return row
+    scaled = {branch: replace(one, items=tuple(100 * item for item in one.items)) for branch, one in row.readings.items()}
+    return replace(row, unit="%", readings=scaled)
 
 
 def _victim_settings(comparison: Comparison) -> Markup | None:

@@ -4,18 +4,39 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 from ..metrics.comparison import BRANCH_NAMES, CHANGED, CLEAN, NOISE, PROTECTED, Comparison, Reading, Row
+from ..metrics.measure import SHARE
 from ..metrics.visibility import NotMeasured, Visibility
 from .document import Report
 
-_FIRST = ("lpips", "ssim", "psnr")
-"""Which measure leads a summary, by the beginning of its name: perceived difference before pixels."""
+_FIRST = ("obedience", "lpips", "ssim", "psnr")
+"""Which measure leads a summary, by the beginning of its name: what the video does, then perceived difference before pixels."""
+
+HALF, MOST = 0.5, 0.9
+"""Shares of the noisy video's obedience: at most the one is no longer obeying, from the other on it is obeying as much."""
+
+LITTLE = 0.1
+"""LPIPS below which two pictures can hardly be told apart unless they lie side by side."""
 
 Verdict = Literal["more", "less", "open"]
-"""Whether a measure sees the protected video further from the clean one than the noisy one, nearer to it, or cannot tell."""
+"""Whether a measure sees the protected video further from the clean one than the noisy one, nearer to it, or cannot tell. Less
+obedient is further."""
+
+
+_DIFFERS: Mapping[Verdict | None, str] = {
+    "more": "The protection changed this video more than the noise did",
+    "less": "The noise changed this video more than the protection did",
+    "open": "The intervals overlap, so these frames do not tell the protection from noise",
+    None: "Without intervals this is an example, not evidence",
+}
+_OBEYS: Mapping[Verdict | None, str] = {
+    "less": "The noisy picture obeys the driving less than the protected one does",
+    "open": "The intervals of obedience overlap, so these frames do not tell the protection from noise",
+    None: _DIFFERS[None],
+}
 
 
 def number(value: float) -> str:
@@ -30,21 +51,32 @@ def number(value: float) -> str:
     return text.replace("-", "−")
 
 
+def percent(share: float) -> str:
+    """A share in per cent as tables show it, to a tenth."""
+    return f"{round(100 * share, 1) + 0.0:.1f}".replace("-", "−")
+
+
 def reason(reading: Reading) -> str:
     """Why there is no value."""
     return reading.why if reading.why.startswith("not measured") else f"not measured: {reading.why}"
 
 
-def spread(reading: Reading) -> str:
+def spread(reading: Reading, unit: str = "") -> str:
     """The interval in words, or "" where there is none."""
-    return "" if reading.low is None or reading.high is None else f"{number(reading.low)} to {number(reading.high)}"
+    return "" if reading.low is None or reading.high is None else f"{amount(reading.low, unit)} to {amount(reading.high, unit)}"
+
+
+def amount(value: float, unit: str) -> str:
+    """A value with its unit, as sentences have it; shares in whole per cent."""
+    if unit == SHARE:
+        return f"{round(100 * value)}\u00a0%".replace("-", "−")
+    return f"{number(value)} {unit}".strip()
 
 
 def against_clean(comparison: Comparison) -> list[Row]:
     """Rows that compare videos with the clean one and have a value for the protected one, the leading measure first."""
-    rows = [
-        row for row in comparison.rows if row.reference == CLEAN and row.higher in ("more alike", "less alike") and _value(row, PROTECTED)
-    ]
+    comparing = ("more obedient", "more alike", "less alike")
+    rows = [row for row in comparison.rows if row.reference == CLEAN and row.higher in comparing and _value(row, PROTECTED)]
     return sorted(rows, key=lambda row: next((i for i, name in enumerate(_FIRST) if row.name.lower().startswith(name)), len(_FIRST)))
 
 
@@ -62,13 +94,35 @@ def verdict(row: Row) -> Verdict | None:
 def victim_summary(comparison: Comparison, *, fair: bool | None = None) -> tuple[str, ...]:
     """What was seen of one victim: first what it means beside noise, then the numbers, then what the victim was to the protection.
 
+    It leads with obedience where that was measured, which is where the driving moves the clean picture.
+
     fair: whether the noise has the protection's budget, as `same_budget` says.
     """
     rows = against_clean(comparison)
     if not rows:
         return ("Nothing was measured that compares the protected video with the clean one.", standing(comparison))
     noise = "random noise of equal budget" if fair else "random noise"
-    return (_meaning(rows, fair), _measured(rows[0], noise), *_others(rows, noise), standing(comparison))
+    obeying, likeness = [row for row in rows if _obedient(row)], [row for row in rows if not _obedient(row)]
+    numbers = [*_obeyed(obeying, noise), *(_measured(row, noise) for row in likeness[:1]), *_others(likeness, noise)]
+    return (_meaning(rows, fair), *filter(None, [*numbers, disagreement(rows)]), standing(comparison))
+
+
+def disagreement(rows: list[Row]) -> str:
+    """Where LPIPS or PSNR mislead about a video that obeys no longer, or still does; "" where they do not. rows: of against_clean."""
+    noisy = [row for row in rows if _value(row, NOISE)]
+    obeys = next((row for row in noisy if _obedient(row)), None)
+    if obeys is None:
+        return ""
+    little = {row.name: _says_little(row) for row in noisy if row.name in ("LPIPS", "PSNR")}
+    silent, loud = (" and ".join(name for name, one in little.items() if one is wanted) for wanted in (True, False))
+    if silent and _halved(obeys):
+        return (
+            f"{silent} cannot show that the protected video obeys at most half as much as the noisy one, since a frozen face stays near "
+            "the clean frames: go by obedience, and look at the frames."
+        )
+    if loud and _of(obeys, NOISE) >= HALF and _obeys_as_much(obeys):
+        return f"By {loud} the protected video is clearly further from the clean one, but it obeys about as much as the noisy one does."
+    return ""
 
 
 def standing(comparison: Comparison) -> str:
@@ -159,30 +213,75 @@ def _value(row: Row, branch: str) -> bool:
     return branch in row.readings and row.readings[branch].value is not None
 
 
+def _of(row: Row, branch: str) -> float:
+    value = row.readings[branch].value
+    assert value is not None
+    return value
+
+
+def _obedient(row: Row) -> bool:
+    return row.higher == "more obedient"
+
+
+def _halved(row: Row) -> bool:
+    """Whether the protected video obeys at most half as much as the noisy one, as far as the intervals, if there are any, tell."""
+    return verdict(row) in ("more", None) and _of(row, PROTECTED) <= HALF * _of(row, NOISE)
+
+
+def _less(row: Row) -> str:
+    if _halved(row):
+        return "at most half as much as"
+    return "a little less than" if _obeys_as_much(row) else "less, but more than half as much as"
+
+
+def _obeys_as_much(row: Row) -> bool:
+    return _of(row, PROTECTED) >= MOST * _of(row, NOISE)
+
+
+def _says_little(row: Row) -> bool:
+    """Of LPIPS and PSNR, which one would look at for a failed animation."""
+    further = (_of(row, PROTECTED) > _of(row, NOISE)) == (row.higher == "less alike")
+    clearly = further and verdict(row) in ("more", None)
+    return not clearly or (row.name == "LPIPS" and _of(row, PROTECTED) < LITTLE)
+
+
 def _measured(row: Row, noise: str) -> str:
-    unit = f" {row.unit}" if row.unit else ""
-
-    def figure(branch: str, name: str) -> str:
-        reading = row.readings[branch]
-        assert reading.value is not None
-        interval = f"95\u00a0% interval {spread(reading)}" if spread(reading) else "no interval"
-        return f"{number(reading.value)}{unit} {name} ({interval})"
-
-    parts = [figure(PROTECTED, "for the protected picture")]
+    parts = [_figure(row, PROTECTED, "for the protected picture")]
     if _value(row, NOISE):
-        parts.append(figure(NOISE, f"for the picture with {noise}"))
+        parts.append(_figure(row, NOISE, f"for the picture with {noise}"))
     return f"Against the video of the clean picture, {row.name} is {' and '.join(parts)}; higher is {row.higher}."
+
+
+def _figure(row: Row, branch: str, name: str) -> str:
+    ends = spread(row.readings[branch], SHARE if row.unit == SHARE else "")
+    interval = f"95\u00a0% interval {ends}" if ends else "no interval"
+    return f"{amount(_of(row, branch), row.unit)} {name} ({interval})"
+
+
+def _obeyed(rows: list[Row], noise: str) -> Iterator[str]:
+    """What was left of the driving in all, then in parts of the face."""
+    if not rows:
+        return
+    parts = [_figure(rows[0], PROTECTED, "with the protected one")]
+    if _value(rows[0], NOISE):
+        parts.append(_figure(rows[0], NOISE, f"with {noise}"))
+    yield f"{rows[0].name}: 100\u00a0% of the driving's change with the clean picture (by definition), {' and '.join(parts)}."
+    told = []
+    for row in rows[1:]:
+        beside = f", {amount(_of(row, NOISE), row.unit)} with noise" if _value(row, NOISE) else ""
+        told.append(f"{row.name.removeprefix('Obedience, ')} {amount(_of(row, PROTECTED), row.unit)}{beside}")
+    if told:
+        yield f"By landmarks: {'; '.join(told)}."
 
 
 def _meaning(rows: list[Row], fair: bool | None) -> str:
     if not _value(rows[0], NOISE):
         return "No picture with random noise was compared, so how much of this any change of the picture would do is not known."
-    said = {
-        "more": "The protection changed this video more than the noise did",
-        "less": "The noise changed this video more than the protection did",
-        "open": "The intervals overlap, so these frames do not tell the protection from noise",
-        None: "Without intervals this is an example, not evidence",
-    }[verdict(rows[0])]
+    found = verdict(rows[0])
+    if not _obedient(rows[0]):
+        said = _DIFFERS[found]
+    else:
+        said = f"The protected picture obeys the driving {_less(rows[0])} the noisy one does" if found == "more" else _OBEYS[found]
     return f"{said}, and the two differ in budget." if fair is False else f"{said}."
 
 

@@ -14,7 +14,10 @@ LAB, VICTIMS = Path(__file__).parent / "lab", Path(__file__).parent / "victims"
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of catalogue.toml. `file` is the name that we write, `also` are names under which upstream's file is taken too."""
+    """One file of catalogue.toml. `file` is the name that we write, `also` are names under which upstream's file is taken too.
+
+    sha256: of what `source` gives, where that is known.
+    """
 
     file: str
     folder: str
@@ -24,6 +27,7 @@ class Entry:
     licence: str
     keys: tuple[str, ...]
     also: tuple[str, ...] = ()
+    sha256: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from . import (
     adm,
+    animate_face,
     animate_pose,
     check_copy,
     installed_victims,
@@ -21,6 +22,7 @@ NODES = (
     *adm.NODES,
     *purify_diffusion.NODES,
     *animate_pose.NODES,
+    *animate_face.NODES,
     *lab_victims.NODES,
     *installed_victims.NODES,
     *check_copy.NODES,

@@ -34,7 +34,7 @@ class CompareVideos(io.ComfyNode):
                 "What a victim made of the clean and of the protected picture, measured frame by frame; with random noise of equal budget "
                 "beside it, and the true video where there is one."
             ),
-            search_aliases=["metrics", "psnr", "ssim", "lpips", "fid", "fvd", "vbench", "clip-i", "dino", "attack test"],
+            search_aliases=["metrics", "obedience", "psnr", "ssim", "lpips", "fid", "fvd", "vbench", "clip-i", "dino", "attack test"],
             is_output_node=True,
             inputs=[
                 io.MultiType.Input("clean", types=frames, tooltip="What the victim made of the clean picture: frames or a video."),
@@ -73,7 +73,9 @@ class CompareVideos(io.ComfyNode):
                 ),
                 io.Custom("INSIGHTFACE").Input("insightface", optional=True, tooltip="From IPAdapter InsightFace Loader, for identity."),
                 io.Custom("FACE_DETECTION_MODEL").Input(
-                    "face_detection_model", optional=True, tooltip="From Load Face Detection Model, for landmark distances."
+                    "face_detection_model",
+                    optional=True,
+                    tooltip="From Load Face Detection Model, for landmark distances and obedience of mouth, eyes and head.",
                 ),
             ],
             outputs=[ComparisonSocket.Output("comparison", display_name="comparison"), io.String.Output("table", display_name="table")],

@@ -19,6 +19,7 @@ from ...engine.metrics.networks.i3d import load_i3d
 from ...engine.metrics.networks.inception import load_inception
 from ...engine.metrics.networks.musiq import load_musiq
 from ...engine.metrics.networks.resnet3d import load_resnet3d
+from ...engine.metrics.obedience import face_obedience_measures, obedience_measure
 from ...engine.metrics.optical_flow import flow_measure
 from ...engine.metrics.similarity import clip_i_measure, dino_measure, faces_found_measure, identity_measure, subject_consistency_measure
 from ...engine.metrics.vbench import aesthetic_measure, imaging_quality_measure, load_aesthetic_head, motion_smoothness_measure
@@ -33,12 +34,12 @@ from ..bridge.model_files import find_file
 Network = TypeVar("Network", bound=nn.Module)
 
 GROUPS = {
-    "pixels": "PSNR, SSIM and mean difference of pixels.",
+    "pixels": "Obedience (how much of the driving reaches the frames), PSNR, SSIM and mean difference of pixels.",
     "lpips": "LPIPS, the perceived difference; needs lpips_backbone.",
     "semantics": "CLIP-I (needs clip_vision) and DINO: what the frames show.",
     "consistency": "Optical flow, and beside it subject consistency and motion smoothness (needs interpolation_model).",
     "quality": "Aesthetic quality (needs clip_vision) and imaging quality.",
-    "faces": "Identity (needs insightface) and landmark distances (need face_detection_model).",
+    "faces": "Identity (needs insightface); obedience of mouth, eyes and head, and landmark distances (need face_detection_model).",
     "fid": "FID and KID: all frames of two videos as two sets.",
     "fvd": "FVD and FID-VID: runs of 16 frames as two sets. Slow without a GPU.",
 }
@@ -108,7 +109,8 @@ def _made(names: Sequence[str], make: Make, sources: MeasureSources) -> Sequence
 
 
 def _pixels(sources: MeasureSources) -> Sequence[Measure]:
-    return [make(disco_compat=one) for one in sources.conventions for make in (psnr_measure, ssim_measure, l1_measure)]
+    likeness = [make(disco_compat=one) for one in sources.conventions for make in (psnr_measure, ssim_measure, l1_measure)]
+    return [obedience_measure(), *likeness]
 
 
 def _lpips(sources: MeasureSources) -> Sequence[Measure]:
@@ -151,7 +153,8 @@ def _identity(sources: MeasureSources) -> Sequence[Measure]:
 
 def _landmarks(sources: MeasureSources) -> Sequence[Measure]:
     detector = _connected(sources.face_detection_model, "Load Face Detection Model", "face_detection_model")
-    return landmark_measures(landmark_finder(detector))
+    find = landmark_finder(detector)
+    return [*face_obedience_measures(find), *landmark_measures(find)]
 
 
 def _fid_and_kid(sources: MeasureSources) -> Sequence[Measure]:
@@ -175,7 +178,7 @@ def _connected(socket: Any, loader: str, name: str) -> Any:
 
 # By group: names, for when the measures cannot be had, and what makes them.
 _OFFERS: dict[str, list[tuple[Sequence[str], Make]]] = {
-    "pixels": [(("PSNR", "SSIM", "L1"), _pixels)],
+    "pixels": [(("Obedience", "PSNR", "SSIM", "L1"), _pixels)],
     "lpips": [(("LPIPS",), _lpips)],
     "semantics": [(("CLIP-I",), _clip_i), (("DINO",), _dino)],
     "consistency": [
@@ -184,7 +187,10 @@ _OFFERS: dict[str, list[tuple[Sequence[str], Make]]] = {
         (("motion smoothness",), _smoothness),
     ],
     "quality": [(("aesthetic quality",), _aesthetic), (("imaging quality",), _imaging)],
-    "faces": [(("identity similarity", "frames with a face"), _identity), (("M-LMD", "F-LMD", "M-LVD", "F-LVD"), _landmarks)],
+    "faces": [
+        (("identity similarity", "frames with a face"), _identity),
+        (("Obedience, mouth", "Obedience, eyes", "Obedience, head", "M-LMD", "F-LMD", "M-LVD", "F-LVD"), _landmarks),
+    ],
     "fid": [(("FID", "KID"), _fid_and_kid)],
     "fvd": [(("FVD",), _fvd), (("FID-VID",), _fid_vid)],
 }

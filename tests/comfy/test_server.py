@@ -54,6 +54,9 @@ NODES = {
     "StillguardTemporalAttentionLoss",
     "StillguardL2Penalty",
     "StillguardI2VGuard",
+    "StillguardLoadFaceAnimator",
+    "StillguardFramePortrait",
+    "StillguardAnimateFace",
 }
 ROOT = Path(__file__).parents[2]
 Build = Callable[..., Graph]

@@ -25,7 +25,7 @@ from stillguard.engine.report.card import report_card
 from stillguard.engine.report.charts import curves
 from stillguard.engine.report.document import LONGEST, NodeSettings, Report, gallery, report_json
 from stillguard.engine.report.page import report_page
-from stillguard.engine.report.words import number, report_summary, verdict, victim_summary
+from stillguard.engine.report.words import disagreement, number, report_summary, verdict, victim_summary
 from torch import Tensor
 
 NASTY = """<script>alert(1)</script><img src=x onerror=alert(2)>"' & \ud800 \x00 </style></title>\u202e"""
@@ -262,6 +262,76 @@ def test_the_summary_promises_nothing_and_names_the_surrogate(report: Report, pa
     assert "it promises nothing" in told
     for claim in ("is protected", "is safe", "guarantee", "immune", "cannot be animated"):
         assert claim not in told
+
+
+def obeying(protected: float, noise: float = 0.97, *, name: str = "Obedience", count: int = 24) -> Row:
+    readings = {b: around(mean, 0.02, seed=i, count=count) for i, (b, mean) in enumerate(((PROTECTED, protected), (NOISE, noise)))}
+    return Row(name, "share", "more obedient", CLEAN, readings)
+
+
+def lpips_of(protected: float, noise: float) -> Row:
+    return Row("LPIPS", "", "less alike", CLEAN, {b: around(m, 1e-3, seed=7) for b, m in ((PROTECTED, protected), (NOISE, noise))})
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        (0.2, "The protected picture obeys the driving at most half as much as the noisy one does."),
+        (0.7, "The protected picture obeys the driving less, but more than half as much as the noisy one does."),
+        (0.92, "The protected picture obeys the driving a little less than the noisy one does."),
+        (0.97, "The intervals of obedience overlap"),
+        (1.2, "The noisy picture obeys the driving less than the protected one does."),
+    ],
+)
+def test_the_summary_leads_with_obedience_where_the_driving_moves_the_picture(share: float, said: str) -> None:
+    plain = a_comparison()
+    first, second, *others = victim_summary(replace(plain, rows=(*plain.rows, obeying(share), obeying(-0.04, name="Obedience, mouth"))))
+    assert first.startswith(said)
+    values = obeying(share).readings
+    for branch in (PROTECTED, NOISE):
+        value, low, high = (f"{100 * one:.0f}\u00a0%" for one in (values[branch].value, values[branch].low, values[branch].high))
+        assert re.search(f"{value} .* \\(95\u00a0% interval {low} to {high}\\)", second)
+    assert "100\u00a0% of the driving's change with the clean picture" in second
+    mouth = obeying(-0.04, name="Obedience, mouth").readings[PROTECTED].value
+    assert others[0].startswith(f"By landmarks: mouth −{-100 * mouth:.0f}\u00a0%, 97\u00a0% with noise")
+    assert any("LPIPS is" in sentence for sentence in others)
+    still = Row(
+        "Obedience", "share", "more obedient", CLEAN, dict.fromkeys((PROTECTED, NOISE), Reading(None, why="There is nothing to obey."))
+    )
+    assert victim_summary(replace(plain, rows=(still, *plain.rows))) == victim_summary(plain)
+
+
+@pytest.mark.parametrize(
+    ("share", "lpips", "told"),
+    [
+        (0.1, (0.03, 0.09), "LPIPS cannot show that the protected video obeys"),  # frozen, and nearer to the clean video than noise is
+        (0.1, (0.08, 0.03), "LPIPS cannot show that"),  # further, but hardly to be seen
+        (0.1, (0.4, 0.03), ""),
+        (0.7, (0.03, 0.09), ""),
+        (0.95, (0.4, 0.03), "By LPIPS the protected video is clearly further from the clean one, but it obeys about as much"),
+        (0.95, (0.03, 0.09), ""),
+    ],
+)
+def test_where_likeness_and_obedience_disagree_one_sentence_says_so(share: float, lpips: tuple[float, float], told: str) -> None:
+    for count in (24, 5):  # with intervals and without
+        said = disagreement([obeying(share, count=count), lpips_of(*lpips)])
+        assert said.count(".") == bool(told)
+        assert told in said
+    assert disagreement([obeying(0.01, 0.02), lpips_of(0.4, 0.03)]) == ""  # of a victim that lets noise do what it likes
+    assert disagreement([lpips_of(*lpips)]) == ""
+
+
+def test_obedience_is_shown_in_percent_beside_the_clean_videos_hundred(report: Report) -> None:
+    obeys = replace(report, comparisons=(replace(a_comparison(), rows=(obeying(0.2),)),))
+    reader = Reader(report_page(obeys))
+    (row,) = strict(report_json(obeys))["victims"][0]["rows"]
+    for branch in (PROTECTED, NOISE):
+        value = row["readings"][branch]["value"]
+        assert dict(reader.data)[str(value)] == f"{100 * value:.1f}"
+    assert "100 by definition" in " ".join(reader.text.split())
+    assert "%, higher is more obedient" in reader.text
+    assert f"mean {number(100 * row['readings'][PROTECTED]['value'])}" in reader.text  # the drawing's own words
+    assert "What share of the change that the driving" in reader.text
 
 
 def test_noise_of_another_budget_is_no_fair_baseline(report: Report) -> None:

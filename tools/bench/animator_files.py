@@ -74,6 +74,13 @@ def animate_anyone(folder: Path, *, seed: int = 0, context: int = 32, widths: tu
     return {name: write(folder / f"{name}.safetensors", random_state(shapes, seed + i)) for i, (name, shapes) in enumerate(parts.items())}
 
 
+def face_animator(folder: Path, *, seed: int = 0) -> Path:
+    """All five networks of the face animator in one file, at the only size that there is."""
+    from stillguard.engine.animators.face.animator import FaceAnimator
+
+    return write(folder / "tha3_separable_float.safetensors", random_state(shapes_of(FaceAnimator), seed))
+
+
 def publish(folder: Path, *, context: int = 32) -> None:
     """Small networks under the names and in the containers of the public files."""
     for name, file in animate_anyone(folder, context=context).items():

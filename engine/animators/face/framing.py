@@ -16,6 +16,9 @@ EYES, CHIN = 148.0, 200.0
 HEAD = (192.0, 64.0, 320.0, 192.0)
 """Where a whole head belongs: left, top, right, bottom."""
 
+# Of the 68 landmarks (engine.metrics.landmarks): those of both eyes, and the lowest one of the jaw.
+_EYE_POINTS, _CHIN_POINT = slice(36, 48), 8
+
 
 @dataclass(frozen=True)
 class Reframing:
@@ -80,6 +83,12 @@ def around_face(eyes: tuple[float, float], chin: tuple[float, float], mask: Tens
     return Framing(size, (eyes[0], eyes[1] + (SIDE / 2 - EYES) * scale), SIDE * scale, mask)
 
 
+def around_landmarks(points: Tensor, mask: Tensor, size: tuple[int, int]) -> Framing:
+    """By the 68 landmarks [68,2] (x, y) on the photo. Raises ValueError as `around_face` does."""
+    eyes, chin = points[_EYE_POINTS].mean(0).tolist(), points[_CHIN_POINT].tolist()
+    return around_face((eyes[0], eyes[1]), (chin[0], chin[1]), mask, size)
+
+
 def whole(mask: Tensor, size: tuple[int, int]) -> Framing:
     """The photo as it is, if it is framed already."""
     return Framing(size, (size[1] / 2, size[0] / 2), float(max(size)), mask)
@@ -89,3 +98,17 @@ def moved_by(framing: Framing, *, right: float = 0.0, down: float = 0.0, scale: 
     """By hand: the square moved by shares of its side, and `scale` times as large."""
     x, y = framing.centre
     return replace(framing, centre=(x + right * framing.side, y + down * framing.side), side=framing.side * scale)
+
+
+def nudged(framing: Framing, *, right: float = 0.0, down: float = 0.0, size: float = 1.0) -> Framing:
+    """By hand, as one sees it in the square: the head moved by shares of its side, and `size` times as large where it is."""
+    head = (HEAD[1] + HEAD[3]) / 2 / SIDE - 0.5  # below the middle of the square, in shares of its side
+    larger = moved_by(framing, down=head * (1 - 1 / size), scale=1 / size)
+    return moved_by(larger, right=-right, down=-down)
+
+
+def in_square(framing: Framing, points: Tensor) -> Tensor:
+    """Points [n,2] (x, y) in pixels of the photo -> where they lie in the square, in its pixels."""
+    corner = points.new_tensor(framing.centre) - framing.side / 2
+    places: Tensor = (points - corner) * (SIDE / framing.side)
+    return places

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from einops import repeat
@@ -53,7 +54,7 @@ class _Body(nn.Module):
     def __init__(self, n_in: int, widths: Sequence[int], activation: Activation, *, kernel: int = 3) -> None:
         super().__init__()
         first = _block(_separable(n_in, widths[0], kernel=kernel), activation)
-        halved = (_block(_separable(a, b, kernel=4, stride=2), activation) for a, b in zip(widths, widths[1:], strict=False))
+        halved = (_block(_separable(a, b, kernel=4, stride=2), activation) for a, b in pairwise(widths))
         self.downsample_blocks = nn.ModuleList([first, *halved])
         self.bottleneck_blocks = nn.ModuleList(_Residual(widths[-1], activation) for _ in range(_BLOCKS))
         self.upsample_blocks = nn.ModuleList()
@@ -198,7 +199,7 @@ class FaceMorpher(nn.Module):
         self.eye_color_change, self.eye_alpha = _colour(widths[0]), _opacity(widths[0])
 
     def forward(self, picture: Tensor, pose: Tensor) -> Face:
-        """[B,4,192,192] and the face's pose [B,27]. The original detaches the picture before the eyes, where its gradient must pass here."""
+        """[B,4,192,192] and the face's pose [B,27]. The original detaches the picture before the eyes; here its gradient passes."""
         x = self.body(picture, pose)
         mouth, eyes = self.iris_mouth_alpha(x), self.eye_alpha(x)
         moved = painted(mouth, self.iris_mouth_color_change(x), warped(self.iris_mouth_grid_change(x), picture))

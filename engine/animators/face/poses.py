@@ -45,7 +45,7 @@ def pose(values: Mapping[str, float]) -> Tensor:
 
 
 def drawn(numbers: Tensor) -> Tensor:
-    """A pose as animations have them, of 16 numbers uniform in [0,1]: one mouth shape, eyes and brows of both sides alike or one, and a turn."""
+    """A pose as animations have them, of 16 numbers uniform in [0,1]: one mouth shape, one eye or both, brows, and a turn."""
     u = numbers.tolist()
     mouth = MOUTHS[int(u[0] * len(MOUTHS)) % len(MOUTHS)]
     values = {mouth: 0.3 + 0.7 * u[1]}

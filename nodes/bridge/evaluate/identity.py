@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,17 +36,39 @@ def landmark_finder(detector: Any) -> FindLandmarks:
 
     Raises ValueError when the socket holds something else.
     """
+    _check_detector(detector)
+
+    def find(pictures: Tensor) -> Sequence[Tensor | None]:
+        found = detector.detect_batch(_levels(pictures), num_faces=1, score_thresh=0.5, variant="short")
+        return [_landmarks(faces[0]) if faces else None for faces in found]
+
+    return find
+
+
+def all_faces(detector: Any, picture: Tensor) -> list[Tensor]:
+    """From the same socket: the 68 landmarks [68,2] of every face of a picture [1,3,H,W], those of small ones too.
+
+    Raises ValueError when the socket holds something else.
+    """
+    _check_detector(detector)
+    # The detector for faces near the camera first: it is the surer one.
+    for variant in ("short", "full"):
+        (faces,) = detector.detect_batch(_levels(picture), num_faces=0, score_thresh=0.5, variant=variant)
+        if faces:
+            return [_landmarks(face) for face in faces]
+    return []
+
+
+def _check_detector(detector: Any) -> None:
     if not callable(getattr(detector, "detect_batch", None)):
         raise ValueError(
             f"The face detection model is a {type(detector).__name__} that finds no landmarks: "
             "connect Load Face Detection Model (MediaPipe)."
         )
 
-    def find(pictures: Tensor) -> Sequence[Tensor | None]:
-        found = detector.detect_batch(_levels(pictures), num_faces=1, score_thresh=0.5, variant="short")
-        return [from_face_mesh(torch.from_numpy(np.asarray(faces[0]["landmarks_xy"]))) if faces else None for faces in found]
 
-    return find
+def _landmarks(face: Mapping[str, Any]) -> Tensor:
+    return from_face_mesh(torch.from_numpy(np.asarray(face["landmarks_xy"])).float())
 
 
 def _levels(pictures: Tensor) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
