@@ -12,12 +12,12 @@ import psutil
 import pytest
 import torch
 from bench import animator_files, cpu_shim, video_files
-from bench.home import save_astronaut, save_example_poses, save_voice
+from bench.home import save_astronaut, save_drawing, save_example_poses, save_voice
 from bench.paths import BENCH
 from bench.pose_clip import save_pose_clip
 from bench.server import ComfyServer, link_folder
 from bench.stub_packs import write_stub_packs
-from bench.weights import lpips_backbone
+from bench.weights import face_animator, lpips_backbone
 from torch import Tensor
 
 cpu_shim.install()
@@ -88,9 +88,11 @@ def server(tmp_path_factory: pytest.TempPathFactory, vgg_file: Path) -> Iterator
     save_astronaut(base / "input" / "astronaut.png", side=256)
     save_pose_clip(base / "input" / "pose.mp4", frames=5)
     save_example_poses(base / "input")
+    save_drawing(base / "input")
     weights = base / "models" / "stillguard"
     weights.mkdir(parents=True)
     shutil.copy(vgg_file, weights)
+    face_animator(weights)
     animator_files.publish(weights)
     animator_files.stable_diffusion(base / "models" / "checkpoints")
     video_files.publish(base / "models")

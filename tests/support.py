@@ -55,6 +55,8 @@ QUICK: dict[str, dict[str, object]] = {
     "StillguardDormant": {"steps": 2, "working_size": 64},
     "StillguardAnimatePose": {"steps": 2, "working_size": 64, "window": 4, "overlap": 1},
     "StillguardAnimateLabVictim": {"steps": 2},
+    # It has one size, at which a frame takes seconds.
+    "StillguardAnimateFace": {"motion": "one pose", "motion.frames": 1, "mouth_open": 1.0},
     "StillguardI2VSurrogate": {"length": 5, "prior_steps": 2},
     "StillguardI2VGuard": {"steps": 2, "working_size": 64},
     "SVD_img2vid_Conditioning": {"width": 64, "height": 64, "video_frames": 3},

@@ -19,6 +19,7 @@ from .stub_packs import write_stub_packs
 from .workflow_node import Node
 from .workflows_core import WORKFLOWS as CORE_WORKFLOWS
 from .workflows_dormant import ATTACK_DORMANT, PROTECT_DORMANT
+from .workflows_face import ATTACK_FACE
 from .workflows_i2vguard import ATTACK_I2VGUARD_SVD, ATTACK_I2VGUARD_WAN
 from .workflows_lab import ATTACK_LAB
 from .workflows_packs import WORKFLOWS as PACK_WORKFLOWS
@@ -148,6 +149,7 @@ WORKFLOWS = {
     "protect_first_try": PROTECT_FIRST_TRY,
     "protect_dormant": PROTECT_DORMANT,
     "attack_dormant": ATTACK_DORMANT,
+    "attack_face": ATTACK_FACE,
     "attack_lab": ATTACK_LAB,
     "attack_i2vguard_svd": ATTACK_I2VGUARD_SVD,
     "attack_i2vguard_wan": ATTACK_I2VGUARD_WAN,

@@ -1,26 +1,29 @@
-"""`python -m bench.figure`: the README's picture and the template thumbnails, from a run of two workflows."""
+"""`python -m bench.figure`: the README's pictures and the template thumbnails, from a run of three workflows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw
 from stillguard.engine.conversions import to_pillow
 
+from .face_story import animation
 from .home import PHOTO, prepare_home
 from .paths import BENCH, ROOT, BenchError
 from .pose_clip import example_pose
 from .prompt import load_prompt, titles
 from .server import ComfyServer
 from .workflows_core import WORKFLOWS as CORE_WORKFLOWS
+from .workflows_face import FPS, FRAMES_TITLE, WINK
 from .workflows_packs import WORKFLOWS as PACK_WORKFLOWS
 
 SIDE, GAP, LINE = 300, 6, 22
 
 
-def outputs(workflows: Iterable[str]) -> dict[str, Image.Image]:
-    """Title of a saving node -> the first picture that it saved; BenchError when ComfyUI could not finish one of the workflows."""
+def outputs(workflows: Iterable[str]) -> dict[str, list[Image.Image]]:
+    """Title of a saving node -> the pictures that it saved; BenchError when ComfyUI could not finish one of the workflows."""
     base, found = prepare_home(), {}
     with ComfyServer(base) as server, server.client(silence_seconds=1800) as client:
         for name in workflows:
@@ -30,9 +33,9 @@ def outputs(workflows: Iterable[str]) -> dict[str, Image.Image]:
                 raise BenchError(f"ComfyUI could not finish the workflow {name} ({result.error}); its log is {server.log}.")
             names = titles(prompt)
             for node_id, output in result.outputs.items():
-                for entry in output.get("images", [])[:1]:
-                    file = base / entry["type"] / entry["subfolder"] / entry["filename"]
-                    found[names[node_id]] = Image.open(file).convert("RGB")
+                files = [base / entry["type"] / entry["subfolder"] / entry["filename"] for entry in output.get("images", [])]
+                if pictures := [Image.open(file).convert("RGB") for file in files if file.suffix == ".png"]:
+                    found[names[node_id]] = pictures
     return found
 
 
@@ -60,8 +63,11 @@ def strip(pictures: dict[str, Image.Image]) -> Image.Image:
 
 
 def main() -> None:
-    animated = outputs(["attack_lab"])["Clean, noise, protected: animator"]
-    shown = outputs(["protect_portrait"])
+    animated = outputs(["attack_lab"])["Clean, noise, protected: animator"][0]
+    faces = outputs(["attack_face"])[FRAMES_TITLE]
+    moving: Path = ROOT / "workflows" / "attack_face.webp"
+    moving.write_bytes(animation(np.stack([np.asarray(face) for face in faces]), FPS))
+    shown = {title: pictures[0] for title, pictures in outputs(["protect_portrait"]).items()}
     photo = Image.open(BENCH / "demo" / "input" / PHOTO).convert("RGB")
     before, after = halves(shown["Before and after reconstruction"])
     pictures = {"photo": photo, "protected": shown["Protected picture"], "perturbation, amplified": shown["Amplified perturbation"]}
@@ -74,6 +80,7 @@ def main() -> None:
         "protect_dormant": {"photo": photo, "its pose": posed["pose 0"]},
         "attack_dormant": {"photo": photo, **posed},
         "attack_lab": {"photo": photo, **thirds(animated)},
+        "attack_face": thirds(faces[WINK]),
         # Nothing that was done to real models has been seen either.
         "attack_i2vguard_svd": {"photo": photo},
         "attack_i2vguard_wan": {"photo": photo},

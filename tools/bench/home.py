@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import math
+import shutil
 import struct
 import wave
 from pathlib import Path
 
 from .paths import BENCH
-from .weights import lpips_backbone
+from .weights import face_animator, lpips_backbone
 
-PHOTO = "astronaut.png"
+PHOTO, DRAWING = "astronaut.png", "drawn_portrait.png"
 
 
-def prepare_home(*, lpips: bool = True) -> Path:
-    """Fill `.bench/demo` where something is missing and return it; outputs of earlier runs stay. lpips: with its weights."""
+def prepare_home(*, weights: bool = True) -> Path:
+    """Fill `.bench/demo` where something is missing and return it; outputs of earlier runs stay. weights: with those of LPIPS and faces."""
     base = BENCH / "demo"
     photo = base / "input" / PHOTO
     if not photo.is_file():
         save_astronaut(photo)
     save_example_poses(photo.parent)
-    if lpips:
-        lpips_backbone(base / "models" / "stillguard")
+    save_drawing(photo.parent)
+    if weights:
+        for fetch in (lpips_backbone, face_animator):
+            fetch(base / "models" / "stillguard")
     return base
 
 
@@ -32,6 +35,13 @@ def save_example_poses(folder: Path) -> None:
     for name, save in (("pose.png", save_pose), ("pose.mp4", save_pose_clip)):
         if not (folder / name).is_file():
             save(folder / name)
+
+
+def save_drawing(folder: Path) -> None:
+    """A portrait that was drawn for this project, 512x512 with transparency, framed as the face animator expects it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / DRAWING).is_file():
+        shutil.copyfile(Path(__file__).with_name("media") / DRAWING, folder / DRAWING)
 
 
 def save_astronaut(path: Path, side: int = 512) -> None:
