@@ -226,19 +226,38 @@ def animate_pose(folder: Path) -> Tensor:
     return execute(AnimatePose, pose_animator=animator, reference_net=nets["net0"], **given, **sizes)
 
 
-def animate_face(folder: Path) -> Tensor:
-    """One frame, with the photo framed by hand."""
-    from stillguard.nodes.attack.animate_face import SLIDERS, AnimateFace
+def _face(folder: Path) -> tuple[Any, Any]:
+    """The animator, and the photo framed by hand."""
     from stillguard.nodes.bridge.surrogates.face_animator import face_animator_from
     from stillguard.nodes.surrogates.face_animators import FramePortrait
 
     file = folder / "tha3_separable_float.safetensors"
     animator = face_animator_from(file if file.exists() else animator_files.face_animator(folder))
     hand = {"place": "by hand", "x": 0.5, "y": 0.3, "height": 0.4}
-    framing = FramePortrait.PREPARE_CLASS_CLONE(None).execute(image=photo(), place=hand, right=0.0, down=0.0, size=1.0, mask=mask()).args[1]
+    framed = FramePortrait.PREPARE_CLASS_CLONE(None).execute(image=photo(), place=hand, right=0.0, down=0.0, size=1.0, mask=mask())
+    return animator, framed.args[1]
+
+
+def animate_face(folder: Path) -> Tensor:
+    from stillguard.nodes.attack.animate_face import SLIDERS, AnimateFace
+
+    animator, framing = _face(folder)
     pose = {**dict.fromkeys(SLIDERS, 0.0), "mouth_open": 1.0, "turn": 0.5}
     motion = {"motion": "one pose", "frames": 1}
     return execute(AnimateFace, face_animator=animator, image=photo(), framing=framing, motion=motion, background="transparent", **pose)
+
+
+def disobedience(folder: Path) -> Tensor:
+    from stillguard.nodes.losses.face import DisobedienceLoss
+    from stillguard.nodes.protect.protect import Protect
+
+    animator, framing = _face(folder)
+    loss = DisobedienceLoss.execute(
+        face_animator=animator, framing=framing, weight=1.0, turn=0.3, poses=1, framing_scale=0.1, framing_shift=0.05
+    )
+    update = {"update": "momentum sign", "step": 1.0, "decay": 0.5}
+    chosen = {"budget": 8.0, "steps": 1, "update": update, "seed": 1, "working_size": SIDE, "memory": "low memory"}
+    return execute(Protect, image=photo(), loss=loss.args[0], **chosen)
 
 
 def lab_victim(folder: Path) -> Tensor:
@@ -383,6 +402,7 @@ CASES: Mapping[str, Case] = {
     "I2VGuard, given video": Case(i2vguard("Wan", video=lambda: photo().repeat(5, 1, 1, 1)), low_memory=True),
     "Animate (Pose)": Case(animate_pose),
     "Animate (Face)": Case(animate_face),
+    "Disobedience": Case(disobedience),
     "Animate (Lab Victim)": Case(lab_victim),
     "Purify (Impress)": Case(impress, low_memory=True),
     "Purify (DiffPure), latents": Case(diffusion("PurifyDiffPure", timesteps=150, steps=2), drawn=True),
