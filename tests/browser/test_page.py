@@ -63,7 +63,7 @@ def test_a_workflow_loads_runs_and_shows_its_pictures(page: Frontend, workflow: 
 
 
 def test_the_page_can_make_every_node(page: Frontend) -> None:
-    """A name in its menu says nothing: a node whose first choice of a dynamic input brings sockets was listed, and could not be put down."""
+    """Its menu lists also those that it cannot put down: where a dynamic input's first choice brought sockets, it failed."""
     page.errors.clear()
     made = """() => Object.keys(LiteGraph.registered_node_types).filter(type => type.startsWith('Stillguard'))
         .map(type => [type, LiteGraph.createNode(type) !== null])"""
