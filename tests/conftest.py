@@ -17,7 +17,7 @@ from bench.paths import BENCH
 from bench.pose_clip import save_pose_clip
 from bench.server import ComfyServer, link_folder
 from bench.stub_packs import write_stub_packs
-from bench.weights import face_animator, lpips_backbone
+from bench.weights import lpips_backbone
 from torch import Tensor
 
 cpu_shim.install()
@@ -92,7 +92,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, vgg_file: Path) -> Iterator
     weights = base / "models" / "stillguard"
     weights.mkdir(parents=True)
     shutil.copy(vgg_file, weights)
-    face_animator(weights)
+    animator_files.face_animator(weights)
     animator_files.publish(weights)
     animator_files.stable_diffusion(base / "models" / "checkpoints")
     video_files.publish(base / "models")

@@ -68,8 +68,9 @@ def _place_input() -> io.DynamicCombo.Input:
     return io.DynamicCombo.Input(
         "place",
         options=[
-            io.DynamicCombo.Option("face landmarks", [detector]),
+            # One without sockets comes first: ComfyUI's page cannot make a node whose first choice brings some.
             io.DynamicCombo.Option("head box", box),
+            io.DynamicCombo.Option("face landmarks", [detector]),
             io.DynamicCombo.Option("bounding box", [bounding]),
             io.DynamicCombo.Option("by hand", hand),
             io.DynamicCombo.Option("already framed", []),

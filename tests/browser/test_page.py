@@ -62,6 +62,17 @@ def test_a_workflow_loads_runs_and_shows_its_pictures(page: Frontend, workflow: 
     page.screenshot(BENCH / "screenshots" / f"{request.node.callspec.id}.png")
 
 
+def test_the_page_can_make_every_node(page: Frontend) -> None:
+    """Its menu lists also those that it cannot put down: where a dynamic input's first choice brought sockets, it failed."""
+    page.errors.clear()
+    made = """() => Object.keys(LiteGraph.registered_node_types).filter(type => type.startsWith('Stillguard'))
+        .map(type => [type, LiteGraph.createNode(type) !== null])"""
+    outcome = dict(page.page.evaluate(made))
+    assert len(outcome) > 30
+    assert [name for name, whole in outcome.items() if not whole] == []
+    assert page.errors == []
+
+
 @pytest.mark.parametrize("workflow", OWN_WORKFLOWS, ids=lambda path: path.stem)
 def test_the_bench_converts_a_workflow_as_the_page_does(page: Frontend, workflow: Path, server: ComfyServer) -> None:
     """And the committed file is what the page would write today: no input is lost or shifted."""

@@ -90,9 +90,8 @@ def _apart(protected: Reading, noise: Reading) -> bool:
 
 def _share(reading: Reading) -> str:
     assert reading.value is not None
-    text = f"{100 * reading.value:.0f} %"
-    between = "" if reading.low is None or reading.high is None else f" ({100 * reading.low:.0f} to {100 * reading.high:.0f})"
-    return (text + between).replace("-", "−")
+    between = "" if reading.low is None or reading.high is None else f" ({round(100 * reading.low)} to {round(100 * reading.high)})"
+    return f"{round(100 * reading.value)} %{between}".replace("-", "−")
 
 
 def face_part(face: FaceAttack) -> str:
