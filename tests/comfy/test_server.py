@@ -52,6 +52,8 @@ NODES = {
     "StillguardTargetLatentLoss",
     "StillguardContrastiveFramesLoss",
     "StillguardTemporalAttentionLoss",
+    "StillguardDisobedienceLoss",
+    "StillguardTearLoss",
     "StillguardL2Penalty",
     "StillguardI2VGuard",
     "StillguardLoadFaceAnimator",
