@@ -18,6 +18,7 @@ from stillguard.engine.metrics.compare import compare
 from stillguard.engine.metrics.comparison import CLEAN, NOISE, PROTECTED, TRUTH, Comparison
 from stillguard.engine.metrics.image import l1_measure, psnr_measure, ssim_measure
 from stillguard.engine.metrics.measure import Unavailable
+from stillguard.engine.metrics.obedience import obedience_measure
 from stillguard.engine.metrics.video_clip import HeldClip
 from stillguard.engine.metrics.visibility import visibility
 from stillguard.engine.report.document import NodeSettings, Report, gallery
@@ -56,6 +57,7 @@ def compared(photo: Tensor, victim: str, *, surrogate: bool, truth: bool) -> Com
     branches |= {NOISE: (clean + 0.05 * torch.randn(clean.shape, generator=generator)).clamp(0, 1)}
     branches |= {TRUTH: clean.flip(0)} if truth else {}
     measures = [
+        obedience_measure(),
         psnr_measure(),
         ssim_measure(),
         l1_measure(),
