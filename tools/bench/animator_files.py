@@ -58,7 +58,7 @@ def animate_anyone(folder: Path, *, seed: int = 0, context: int = 32, widths: tu
     """reference_unet, denoising_unet, motion_module and pose_guider, as MooreThreads publish them but safetensors."""
     from diffusers import UNetMotionModel
     from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
-    from stillguard.engine.animators.pose_animator import upstream_names
+    from stillguard.engine.animators.motion_unet import upstream_names
 
     spatial = unet_shapes(context=context, widths=widths)
     video = shapes_of(
