@@ -11,7 +11,7 @@ from torch import Tensor
 from ..animators.face.animator import FACE, Stages
 from ..animators.face.framing import Framing, Reframing
 from ..animators.face.poses import drawn
-from ..draws import Draws, SeededDraws, placed
+from ..draws import Draws, SeededDraws, placed, uniform
 from ..observation import Features, Observation
 
 _CLEAN_POSES = 4
@@ -83,10 +83,10 @@ class FaceSetup:
         return face, field
 
     def _poses(self, draws: Draws, count: int) -> Tensor:
-        return torch.stack([drawn(numbers) for numbers in _uniform(draws, "poses", (count, 16))])
+        return torch.stack([drawn(numbers) for numbers in uniform(draws, "poses", (count, 16))])
 
     def _moved(self, draws: Draws) -> Reframing:
-        u = (2 * _uniform(draws, "framing", (3,)) - 1).tolist()
+        u = (2 * uniform(draws, "framing", (3,)) - 1).tolist()
         return Reframing(1 + self.scale * u[0], self.shift * u[1], self.shift * u[2])
 
 
@@ -135,9 +135,3 @@ class Tear:
         moved = (ours.field - theirs.field).square().mean() / field + (ours.warped - theirs.warped).square().mean() / size
         variation = sum(ours.field.diff(dim=axis).square().mean() for axis in (-1, -2)) / field
         return painted + moved + self.away * ours.change.square().mean() / size + self.variation * variation
-
-
-def _uniform(draws: Draws, purpose: str, shape: tuple[int, ...]) -> Tensor:
-    """In [0,1], on the CPU."""
-    uniform: Tensor = torch.special.ndtr(draws.normal(purpose, shape))
-    return uniform

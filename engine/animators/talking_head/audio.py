@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -13,11 +15,11 @@ REGIONS = ("full", "face", "lip")
 """What the three masks are called; "full" is the background, as Hallo fills it."""
 
 
-def windows(features: Tensor, context: int) -> Tensor:
-    """Speech features [N,layers,channels], one a frame -> [N,2*context+1,layers,channels] around each frame, ends repeated."""
-    frames = torch.arange(len(features), device=features.device)
-    around = torch.arange(-context, context + 1, device=features.device)
-    window: Tensor = features[(frames[:, None] + around).clamp(0, len(features) - 1)]
+def windows(features: Tensor, context: int, frames: Sequence[int] | None = None) -> Tensor:
+    """Speech features [N,layers,channels], one a frame -> [n,2*context+1,layers,channels] around these frames, or all; ends repeated."""
+    at = torch.arange(len(features)) if frames is None else torch.tensor(frames)
+    around = torch.arange(-context, context + 1)
+    window: Tensor = features[(at[:, None] + around).clamp(0, len(features) - 1)]
     return window
 
 

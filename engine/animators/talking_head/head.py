@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -54,6 +55,11 @@ class TalkingHead(nn.Module):
         return self.face_projection.proj.in_features
 
     @property
+    def levels(self) -> int:
+        """For how many sizes `denoise` is given masks, each half of the one before."""
+        return len(self.denoiser.unet.down_blocks)
+
+    @property
     def longest(self) -> int:
         """Frames that the motion modules' positions reach, those before the clip included."""
         return int(self.denoiser.unet.config["motion_max_seq_length"])
@@ -68,8 +74,8 @@ class TalkingHead(nn.Module):
         unet = self.denoiser.unet
         (unet.enable_gradient_checkpointing if wanted else unet.disable_gradient_checkpointing)()
 
-    def windows(self, features: Tensor) -> Tensor:
-        """Speech features [N,layers,channels], one for each frame of 25 a second -> windows [N,2k+1,layers,channels] around each.
+    def windows(self, features: Tensor, frames: Sequence[int] | None = None) -> Tensor:
+        """Speech features [N,layers,channels], 25 a second -> windows [n,2k+1,layers,channels] around these frames, or around all.
 
         Raises ValueError for features of another encoder.
         """
@@ -79,7 +85,7 @@ class TalkingHead(nn.Module):
                 f"The audio encoder gives {features.shape[1]} layers of {features.shape[2]} numbers, which this talking head cannot read: "
                 "use wav2vec2-base."
             )
-        return windows(features, read // one // 2)
+        return windows(features, read // one // 2, frames)
 
     def audio_tokens(self, windows: Tensor) -> Tensor:
         """Windows of N frames -> [N,tokens,D]. A talking head that hears nothing is given zeros in their place."""
