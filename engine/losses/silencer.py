@@ -28,6 +28,9 @@ SEVERAL: tuple[Window, ...] = ((0, 100), (100, 200), (300, 400), (900, 1000))
 Sampled = Literal["nothing", "portrait", "everything"]
 """What is drawn from the VAE's distribution, and not its mean: "everything" as in Silencer's code, which also draws the still frames."""
 
+Before = Literal["grey", "portrait"]
+"""What the talking head is told to have been there before the frame: grey pictures, as in Silencer's code, or the portrait, as Hallo begins."""
+
 _GREY = 0.5
 # The earliest frame whose window of audio is whole, as Silencer's code has it.
 _FIRST_AUDIO = 2
@@ -82,7 +85,7 @@ class TalkingSetup:
 
     audio: speech features [N,layers,channels], 25 a second, of which each look draws a frame. face: the clean portrait's embedding [1,D],
     or zeros. region: where the face is, [1,1,H,W] in [0,1]. regions: background, face and lips. mode: which of the two networks, see
-    talking_head.denoiser. before: frames before the first one, which are grey. latent_scale: see sd_unet.LATENT_SCALE.
+    talking_head.denoiser. frames_before: how many frames it is told of. latent_scale: see sd_unet.LATENT_SCALE.
     """
 
     net: ReferenceReader
@@ -94,7 +97,8 @@ class TalkingSetup:
     regions: Levels
     mode: Mode = "faithful"
     sampled: Sampled = "portrait"
-    before: int = 2
+    before: Before = "grey"
+    frames_before: int = 2
     latent_scale: float = LATENT_SCALE
 
     @property
@@ -131,32 +135,35 @@ class TalkingSetup:
         noise = placed(adversarial.draws.normal(purpose, tuple(mean.shape)), mean)
         return (mean + deviation * noise).float() * self.latent_scale
 
-    def bank(self, clean: Observation, adversarial: Observation) -> Bank:
-        """What the denoiser reads of the portrait, [B,tokens,C] by block."""
+    def banks(self, clean: Observation, adversarial: Observation) -> tuple[Bank, Bank]:
+        """What the denoiser reads of the portrait, [B,tokens,C] by block, and of the frames before, [1 or B,M,tokens,C]."""
         tokens = self.told(clean)[0]
+        motion = self._grey(clean, adversarial, tokens) if self.before == "grey" else None
 
         def read() -> Features:
             latent = self.latent(adversarial, "portrait's latent")
             return self.net(latent, 0, tokens.expand(len(latent), -1, -1))
 
-        return self._named(adversarial.features(self.net, ("portrait", id(self)), read))
+        portrait = adversarial.features(self.net, ("portrait", id(self)), read)
+        return self._named(portrait), self._named(self._repeated(portrait) if motion is None else motion)
 
-    def motion(self, clean: Observation, adversarial: Observation) -> Bank:
-        """What it reads of the frames before, [1,M,tokens,C] by block; constant, and computed once for a run unless they are drawn."""
-        tokens, drawn = self.told(clean)[0], self.sampled == "everything"
-        grey = torch.full_like(clean.image[:1], _GREY)
+    def _grey(self, clean: Observation, adversarial: Observation, tokens: Tensor) -> Features:
+        """Constant, and so computed once for a run, unless they are drawn."""
+        drawn, grey = self.sampled == "everything", torch.full_like(clean.image[:1], _GREY)
 
         def read() -> Features:
-            if drawn:
-                mean, deviation = clean.features(self.vae, "grey posterior", lambda: cast(PosteriorEncoder, self.vae).posterior(grey))
-                noise = adversarial.draws.normal("motion frames' latents", (self.before, *mean.shape[1:]))
-                latents = mean + deviation * placed(noise, mean)
-            else:
-                (latents,) = clean.features(self.vae, "grey", lambda: (self.vae.encode(grey),))
-            features = self.net(latents.float() * self.latent_scale, 0, tokens.expand(len(latents), -1, -1))
-            return tuple(feature[None].expand(-1, self.before, -1, -1) for feature in features)
+            if not drawn:
+                (mean,) = clean.features(self.vae, "grey", lambda: (self.vae.encode(grey),))
+                return self._repeated(self.net(mean.float() * self.latent_scale, 0, tokens))
+            mean, deviation = clean.features(self.vae, "grey posterior", lambda: cast(PosteriorEncoder, self.vae).posterior(grey))
+            noise = adversarial.draws.normal("motion frames' latents", (self.frames_before, *mean.shape[1:]))
+            latents = (mean + deviation * placed(noise, mean)).float() * self.latent_scale
+            return tuple(feature[None] for feature in self.net(latents, 0, tokens.expand(len(latents), -1, -1)))
 
-        return self._named(clean.features(self.net, ("frames before", id(self)), read, lasting=not drawn))
+        return clean.features(self.net, ("grey frames", id(self)), read, lasting=not drawn)
+
+    def _repeated(self, features: Features) -> Features:
+        return tuple(feature[:, None].expand(-1, self.frames_before, -1, -1) for feature in features)
 
     def _named(self, features: Features) -> Bank:
         return dict(zip(self.net.names, features, strict=True))
@@ -185,8 +192,8 @@ class AudioNullifying:
 
     def __call__(self, clean: Observation, adversarial: Observation) -> Tensor:
         setup = self.setup
+        bank, motion = setup.banks(clean, adversarial)
         target = setup.latent(adversarial, "target's latent").detach()[:, :, None]
-        motion, bank = setup.motion(clean, adversarial), setup.bank(clean, adversarial)
         (tokens, face, masks), audio = setup.told(clean), setup.heard(adversarial, dropped=self.dropped)
         adversarial.make_room()
         rows = tokens.expand(len(target), -1, -1)

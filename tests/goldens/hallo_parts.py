@@ -52,7 +52,8 @@ class Parts:
     @property
     def clean(self) -> Tensor:
         """[1,3,S,S] in [0,1]."""
-        return self.inputs["image_u8"].movedim(-1, 0)[None].float() / 255
+        # Kernels round differently for channels that lie beside each other, and a gradient of almost nothing then has another sign.
+        return self.inputs["image_u8"].movedim(-1, 0)[None].float().contiguous() / 255
 
     @property
     def seen(self) -> Tensor:
@@ -83,10 +84,14 @@ class Parts:
         """Where the face is in each of them: moved to the right, a latent's width a frame."""
         return torch.cat([self.region.roll(8 * frame, -1) for frame in range(self.frames)])
 
+    @property
+    def first_audio(self) -> int:
+        """The first frame whose audio is drawn."""
+        return int(self.values["audio_randint_inclusive_range"][0])
+
     def audio(self, prefix: str = "") -> Tensor:
         """Tokens of the single frame, or of "mf_": the window of draw 0, and those from the first whole one on."""
-        first = self.run["clip_length"] + 1
-        at = range(first, first + self.frames) if prefix else [int(self.inputs["audio_idx"][0])]
+        at = range(self.first_audio, self.first_audio + self.frames) if prefix else [int(self.inputs["audio_idx"][0])]
         return self.head.audio_tokens(self.head.windows(self.inputs["audio_raw"], list(at)))[None]
 
     def masks(self, prefix: str = "") -> Masks:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from stillguard.engine.animators.talking_head.denoiser import Scale
 from stillguard.engine.animators.talking_head.sampler import Portrait, clip_states
 from torch import Tensor
 
 from .folder import Folder, Row, relative
 from .hallo_parts import OUTPUT, Parts
 
-SCALE = (1.0, 0.8, 1.2)
-"""How much background, face and lips hear in every set; no file of a set says it."""
+def scale(folder: Folder) -> Scale:
+    """How much background, face and lips hear. No file of the first set says it but its README."""
+    file = folder.path / "README.md"
+    told = re.search(r"motion_scale \[([^]]*)\]", file.read_text(encoding="utf-8") if file.is_file() else "")
+    usual = [float(share) for share in told.group(1).split(",")] if told else (1.0, 0.8, 1.2)
+    background, face, lips = folder.config("run").get("motion_scale", usual)
+    return background, face, lips
 
 
 class Recording:
@@ -45,7 +52,7 @@ def generation(folder: Folder, parts: Parts) -> Iterator[Row]:
             official["latents_init"],
             steps=len(official["timesteps"]),
             guidance=parts.run["guidance_scale_victim"],
-            scale=SCALE,
+            scale=scale(folder),
             as_published=True,
         )
     )
