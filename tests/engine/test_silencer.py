@@ -218,5 +218,4 @@ def test_a_full_size_step_costs_what_it_must(shared: Path, mode: str) -> None:
     )
     if mode == "reference":
         assert least == pytest.approx(parts["one_stage1_step_minimal"]["forward_plus_backward_TFLOP"], rel=1e-3)
-    print(mode, counted.get_total_flops() / 1e12, least)
     assert counted.get_total_flops() / 1e12 < 1.1 * least
