@@ -18,8 +18,8 @@ from torch.nn import functional as F
 SIGNAL = noise_schedule("scaled_linear").alphas_cumprod
 
 
-def small(folder: Path, *, seed: int = 0) -> tuple[ReferenceNet, TalkingHead]:
-    return load_talking_head(animator_files.talking_head(folder, widths=(32, 32, 64, 64), context=16, seed=seed))
+def small(folder: Path, *, dtype: torch.dtype = torch.float32) -> tuple[ReferenceNet, TalkingHead]:
+    return load_talking_head(animator_files.talking_head(folder, widths=(32, 32, 64, 64), context=16), dtype=dtype)
 
 
 class LinearVAE:

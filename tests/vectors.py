@@ -29,7 +29,8 @@ class Set(NamedTuple):
     checks: Callable[[Folder], Iterator[Row]]
 
 
-SETS = {name: Set(kind.matches, kind.checks) for name, kind in (("dormant", dormant), ("baselines", baselines), ("hallo", hallo), ("tha3", tha3))}
+KINDS = {"dormant": dormant, "baselines": baselines, "hallo": hallo, "tha3": tha3}
+SETS = {name: Set(kind.matches, kind.checks) for name, kind in KINDS.items()}
 
 
 def checks(path: Path) -> Iterator[Row]:

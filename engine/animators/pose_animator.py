@@ -14,7 +14,7 @@ from ..packages import needed
 from ..surrogates.sd_unet import GROUPS, HEADS, check_family, spatial_blocks
 from ..weights.filling import State, fill, on_meta
 from ..weights.reading import WeightsError, read_weights
-from .motion_unet import LONGEST_CLIP, Bank, diffusers_names, motion_unet, read_bank
+from .motion_unet import Bank, diffusers_names, motion_unet, read_bank
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, UNetMotionModel

@@ -29,7 +29,7 @@ Sampled = Literal["nothing", "portrait", "everything"]
 """What is drawn from the VAE's distribution, and not its mean: "everything" as in Silencer's code, which also draws the still frames."""
 
 Before = Literal["grey", "portrait"]
-"""What the talking head is told to have been there before the frame: grey pictures, as in Silencer's code, or the portrait, as Hallo begins."""
+"""The frames that the talking head is told of: grey ones, as in Silencer's code, or the portrait, with which Hallo begins."""
 
 _GREY = 0.5
 # The earliest frame whose window of audio is whole, as Silencer's code has it.
@@ -205,7 +205,8 @@ class AudioNullifying:
             velocity = setup.head.denoise(noisy, timestep, rows, face, audio, masks, bank, motion, mode=setup.mode)
             wanted = signal**0.5 * noise - (1 - signal) ** 0.5 * target
             # SNR + 1 = 1 / (1 - s).
-            return min(1.0, self.gamma * (1 - signal)) * (velocity - wanted).square().mean()
+            loss: Tensor = (velocity - wanted).square().mean() * min(1.0, self.gamma * (1 - signal))
+            return loss
 
         passes = [lambda index=index: one(index) for index in range(len(self.windows))]
         return passes[0]() if len(passes) == 1 else summed(passes, list(bank.values()))

@@ -143,14 +143,14 @@ def test_silence_is_heard_as_often_as_it_is_told(networks: Networks, picture: Te
 
 
 def test_the_gradient_is_through_the_reference_alone_and_descends(networks: Networks, picture: Tensor) -> None:
-    """Four steps lower the loss at draws that no step had."""
+    """Three steps lower the loss at draws that no step had."""
     net, head = networks
     loss = talking.nullifying(net, head, talking.LinearVAE(), sampled="nothing", windows=((250, 260),))
-    steps = list(protect(picture, Objective((Term("silence", -1.0, loss),)), update=Sign(4.0), steps=4))
+    steps = list(protect(picture, Objective((Term("silence", -1.0, loss),)), update=Sign(4.0), steps=3))
 
     def heldout(seen: Tensor) -> float:
         values = []
-        for seed in range(8):
+        for seed in range(4):
             with torch.no_grad():
                 values.append(float(loss(Observation(picture), Observation(seen, draws=SeededDraws(1000 + seed)))))
         return sum(values)
@@ -218,5 +218,4 @@ def test_a_full_size_step_costs_what_it_must(shared: Path, mode: str) -> None:
     )
     if mode == "reference":
         assert least == pytest.approx(parts["one_stage1_step_minimal"]["forward_plus_backward_TFLOP"], rel=1e-3)
-    print(mode, counted.get_total_flops() / 1e12, least)
     assert counted.get_total_flops() / 1e12 < 1.1 * least

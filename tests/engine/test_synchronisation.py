@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import talking
 import torch
 from bench import animator_files
 from stillguard.engine import RGB, RGBL2, Adam, MomentumSign, Normalised, Objective, Observation, Sign, Term, WorkingSize
 from stillguard.engine.animators.pose_animator import last_timesteps, load_pose_animator, noise_schedule
 from stillguard.engine.losses import dormant, i2vguard
+from stillguard.engine.losses.silencer import SEVERAL
 from stillguard.engine.objective import Loss
 from stillguard.engine.observation import Features
 from stillguard.engine.spaces import Space
@@ -73,6 +75,7 @@ def losses(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     lpips = PerceptualNetwork(OneMap(), [nn.Conv2d(4, 1, 1)])
     video = VideoSetup(Video().to(META))
     picture = torch.zeros(1, 3, 64, 64, device=META)
+    reader, head = (part.to(META) for part in talking.small(tmp_path_factory.mktemp("talking"), dtype=request.param))
     return {
         "VAE latent": dormant.VAELatent(vae),
         "CLIP semantic": dormant.CLIPSemantic(clip),
@@ -82,6 +85,7 @@ def losses(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         "target latent": i2vguard.TargetLatent(vae, picture),
         "contrast": i2vguard.ContrastiveFrames(video, picture),
         "attention": i2vguard.TemporalAttention(video, (0,)),
+        "silence": talking.nullifying(reader, head, vae, sampled="nothing", windows=SEVERAL[:2]),
         "L2": i2vguard.L2Penalty(),
     }
 

@@ -40,5 +40,3 @@ def _of(kind: str, official: dict[str, Tensor]) -> Iterator[Row]:
 def _levels(name: str, ours: Tensor, official: Tensor, tolerance: float) -> Row:
     off = float((ours.flatten() - official.flatten()).abs().max() * 255)
     return Row(name, round(off, 3), tolerance, "levels of 255")
-
-

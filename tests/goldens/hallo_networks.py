@@ -53,7 +53,8 @@ def _banks(parts: Parts, official: Any) -> Iterator[Row]:
         portrait, motion = parts.bank(official[f"{prefix}ref_latents"])
         for index, block in enumerate(parts.values["bank_names"]):
             name = block.removesuffix(".transformer_blocks.0")
-            yield relative(f"{label} {index:02d}", torch.cat([portrait[name], motion[name][0]]), official[f"{prefix}bank.{index:02d}"], OUTPUT)
+            ours = torch.cat([portrait[name], motion[name][0]])
+            yield relative(f"{label} {index:02d}", ours, official[f"{prefix}bank.{index:02d}"], OUTPUT)
 
 
 def predictions(folder: Folder, parts: Parts) -> Iterator[Row]:

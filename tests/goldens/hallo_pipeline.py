@@ -14,6 +14,7 @@ from torch import Tensor
 from .folder import Folder, Row, relative
 from .hallo_parts import OUTPUT, Parts
 
+
 def scale(folder: Folder) -> Scale:
     """How much background, face and lips hear. No file of the first set says it but its README."""
     file = folder.path / "README.md"
