@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +12,13 @@ import numpy as np
 import pytest
 import torch
 from bench import animator_files
+from bench.client import Client
+from bench.server import ComfyServer
 from safetensors.torch import load_file
 from stillguard.engine.animators.talking_head.masks import face_masks
 from stillguard.engine.surrogates.tiny_autoencoder import SHIPPED
 from stillguard.engine.weights.reading import WeightsError
+from support import node
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import Wav2Vec2Config, Wav2Vec2Model
@@ -232,16 +236,19 @@ def animated(sockets: dict[str, Any], **changed: Any) -> Tensor:
 
 
 def test_a_portrait_speaks_as_long_as_the_sound_lasts(sockets: dict[str, Any]) -> None:
-    """Two clips, of which the second one is filled up; the picture keeps its aspect, and every number comes from the seed and the sound."""
+    """Two clips, of which the second one is filled up; the picture keeps its aspect."""
     import comfy.utils
 
-    given = {"audio": voice(0.8), "working_size": 80, "insightface": Analysis()}
     with mock.patch.object(comfy.utils.ProgressBar, "update_absolute") as shown:
-        frames = animated(sockets, **given)
+        frames = animated(sockets, audio=voice(0.8), working_size=80)
     assert frames.shape == (20, 64, 80, 3)
     assert 0 <= float(frames.min()) < float(frames.max()) <= 1
     assert [call.args[0] for call in shown.call_args_list if "preview" in call.kwargs] == [1, 2, 3, 4]
-    again, other, published = (animated(sockets, **given, **one) for one in ({}, {"seed": 4}, {"profile": "reference"}))
+
+
+def test_the_seed_and_the_profile_count_and_nothing_else_is_random(sockets: dict[str, Any]) -> None:
+    known = {**sockets, "insightface": Analysis()}
+    frames, again, other, published = (animated(known, steps=1, **one) for one in ({}, {}, {"seed": 4}, {"profile": "reference"}))
     assert torch.equal(frames, again)
     assert not torch.equal(frames, other)
     assert not torch.equal(frames, published)
@@ -339,3 +346,60 @@ def test_files_that_are_none(file: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert given.name == "net.pth"
     assert given.head.dtype == given.net.unet.dtype == torch.bfloat16
     assert given.in_fp32().head.dtype == torch.float32
+
+
+# In the server.
+
+
+def base_encoder(file: Path) -> None:
+    """wav2vec2-base with random weights, the smallest that core's loader takes."""
+    from comfy.audio_encoders.wav2vec2 import Wav2Vec2Model as Network
+    from comfy.ops import disable_weight_init
+
+    shape = {"embed_dim": 768, "num_heads": 12, "num_layers": 12, "conv_norm": False, "conv_bias": False}
+    with torch.device("meta"):
+        network = Network(**shape, do_normalize=False, do_stable_layer_norm=False, operations=disable_weight_init)
+    shapes = {f"wav2vec2.{key}": tuple(value.shape) for key, value in network.state_dict().items()}
+    animator_files.write(file, animator_files.random_state(shapes, seed=5, dtype=torch.float16))
+
+
+def test_real_speech_protects_and_attacks_in_the_server(client: Client, server: ComfyServer, shared: Path) -> None:
+    models = server.base / "models"
+    (models / "talking").mkdir(exist_ok=True)
+    animator_files.talking_head(models / "talking", widths=(32, 32, 64, 64), context=16, audio=(5 * 12 * 768, 6, 24)).rename(
+        models / "stillguard" / "net.safetensors"
+    )
+    base_encoder(models / "audio_encoders" / "wav2vec2_base.safetensors")
+    shutil.copy(shared / "media" / "audio" / "data_198-209-0000.ogg", server.base / "input" / "speech.ogg")
+    where = {"face_mask": ["face", 0], "lips_mask": ["lips", 0]}
+    told = {"talking_head": ["head", 0], "vae": ["vae", 0], "audio_encoder": ["encoder", 0], "audio": ["speech", 0], **where}
+    attack = {**told, "seed": 1, "steps": 1, "guidance": 3.5, "working_size": 64, "profile": "recommended"}
+    protect = {"budget": 8.0, "steps": 2, "update": "momentum sign", "update.step": 1.0, "update.decay": 0.5, "seed": 1, "working_size": 64}
+    graph = {
+        "load": node("LoadImage", image="astronaut.png"),
+        "small": node("ImageScale", image=["load", 0], upscale_method="area", width=64, height=64, crop="disabled"),
+        "face": node("SolidMask", value=1.0, width=64, height=64),
+        "lips": node("SolidMask", value=0.5, width=64, height=64),
+        "vae": node("VAELoader", vae_name="stillguard_lab_vae.safetensors"),
+        "head": node("StillguardLoadTalkingHead", file="net.safetensors", precision="auto"),
+        "encoder": node("AudioEncoderLoader", audio_encoder_name="wav2vec2_base.safetensors"),
+        "whole": node("LoadAudio", audio="speech.ogg"),
+        "speech": node("TrimAudioDuration", audio=["whole", 0], start_index=1.0, duration=0.8),
+        "loss": node(
+            "StillguardAudioNullifyingLoss",
+            **{**told, "image": ["small", 0], "weight": 1.0, "network": "faithful (as Hallo generates)"},
+            windows="several",
+            audio_dropout=0.05,
+        ),
+        "protect": node("StillguardProtect", image=["small", 0], loss=["loss", 0], memory="low memory", **protect),
+        "attack": node("StillguardAnimateTalkingHead", image=["protect", 0], **attack),
+        "look": node("PreviewImage", images=["attack", 0]),
+    }
+    result = client.run(graph)
+    assert result.status == "success", result.error
+    assert len(result.outputs["look"]["images"]) == 20
+    assert [event for event in result.of("binary3") if b"step 2 of 2: Audio Nullifying" in event.payload]
+    graph["speech"] = node("EmptyAudio", duration=0.5, sample_rate=44100, channels=2)
+    result = client.run(graph)
+    assert result.status == "error"
+    assert "The sound is silent" in result.error

@@ -44,8 +44,8 @@ def heard(encoder: Any, audio: Any, head: TalkingHead, *, multiple: int = 1) -> 
     width = int(model.feature_projection.projection.out_features)
     # One moment, to have an encoder of another size refused before it is run.
     window = head.windows(torch.zeros(1, len(model.encoder.layers), width)).shape[1]
-    # Out of inference mode, since losses differentiate through what reads the features.
-    with torch.inference_mode(False), torch.no_grad():
+    # As core runs it, whose weights may be inference tensors.
+    with torch.inference_mode():
         samples, rate = _one_voice(audio), int(encoder.model_sample_rate)
         samples = torchaudio.functional.resample(samples, audio["sample_rate"], rate)
         frames = -(-len(samples) * FRAMES_PER_SECOND // rate)
@@ -57,14 +57,17 @@ def heard(encoder: Any, audio: Any, head: TalkingHead, *, multiple: int = 1) -> 
         samples = (samples - samples.mean()) / (samples.var(correction=0) + 1e-7).sqrt()
         added = -frames % multiple
         samples = F.pad(samples, (0, added * rate // FRAMES_PER_SECOND))
-        return Speech(_hidden_states(encoder, samples[None], frames + added), frames)
+        states = _hidden_states(encoder, samples[None], frames + added)
+    # Losses differentiate through what reads the features.
+    with torch.inference_mode(False):
+        return Speech(ordinary(states), frames)
 
 
 def _one_voice(audio: Any) -> Tensor:
     """AUDIO -> [samples], its channels' mean."""
     if not isinstance(audio, dict) or "waveform" not in audio:
         raise ValueError("What is connected to `audio` is no sound: connect Load Audio.")
-    waveform = ordinary(audio["waveform"]).float()
+    waveform = audio["waveform"].float()
     if len(waveform) != 1:
         raise ValueError(f"`audio` holds {len(waveform)} sounds, and a portrait speaks one: connect one.")
     if not waveform.numel():
