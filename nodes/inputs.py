@@ -119,6 +119,6 @@ def talking_inputs(image: str) -> list[io.Input]:
         io.Custom("INSIGHTFACE").Input(
             "insightface",
             optional=True,
-            tooltip="Antelopev2, which tells the talking head whose face it is. Without it the head is told zeros and reads the picture alone.",
+            tooltip="Antelopev2, which tells the talking head whose face it is. Without it that is zeros, and the picture alone counts.",
         ),
     ]

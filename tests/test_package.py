@@ -160,7 +160,7 @@ def test_every_dependency_is_used_by_the_product_and_every_import_is_declared() 
     product = {name.split(".")[0] for folder in ("engine", "nodes", "lab") for file in modules(folder) for name in imported(file)}
     for requirement in declared:
         assert MODULES.get(requirement, requirement) in product
-    brought = {"torch", "numpy", "PIL", "safetensors", "scipy", "av", "psutil"}
+    brought = {"torch", "torchaudio", "numpy", "PIL", "safetensors", "scipy", "av", "psutil"}
     of_comfyui = {
         "comfy",
         "comfy_api",

@@ -67,7 +67,7 @@ class AudioNullifyingLoss(io.ComfyNode):
             node_id="StillguardAudioNullifyingLoss",
             display_name="Audio Nullifying Loss",
             category="stillguard/losses/silencer",
-            description="The portrait does not speak: whatever a talking head hears, it predicts the still picture (Silencer, first stage).",
+            description="The portrait does not speak: whatever a talking head hears, it predicts a still (Silencer, first stage).",
             search_aliases=["silencer", "hallo", "talking head", "audio", "lip sync", "freeze"],
             inputs=[
                 *talking_inputs("The photo that Protect is given."),

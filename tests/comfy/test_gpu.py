@@ -103,6 +103,7 @@ SLOW = {
     ("Purify (DiffPure), ADM", False),
     ("I2VGuard, SVD", False),
     ("I2VGuard, given video", False),
+    ("Audio Nullifying", False),
     ("Dormant, reference", False),
 }
 RUNS = [(name, low) for name, case in CASES.items() for low in ((False, True) if case.low_memory else (False,))]

@@ -88,9 +88,7 @@ class _VAE:
         return pictures.float().movedim(-1, 1)
 
 
-def _frames(
-    loaded: LoadedTalkingHead, vae: _VAE, portrait: Portrait, features: Tensor, settings: Talking, node_id: str | None
-) -> Tensor:
+def _frames(loaded: LoadedTalkingHead, vae: _VAE, portrait: Portrait, features: Tensor, settings: Talking, node_id: str | None) -> Tensor:
     previewer = latent_preview.Latent2RGBPreviewer(comfy.latent_formats.SD15().latent_rgb_factors)
     bar: comfy.utils.ProgressBar | None = None
     made: list[Tensor] = []

@@ -53,8 +53,8 @@ class FaceSockets:
             return self._masked(height, width)
         if self.face_detection_model is None:
             raise ValueError(
-                "Nothing says where the face is: connect Load Face Detection Model (MediaPipe) to face_detection_model, or masks to face_mask "
-                "and lips_mask."
+                "Nothing says where the face is: connect Load Face Detection Model (MediaPipe) to face_detection_model, or masks to "
+                "face_mask and lips_mask."
             )
         found = face_masks(all_meshes(self.face_detection_model, picture), height, width)
         return found.region, found.regions
@@ -78,7 +78,7 @@ class FaceSockets:
             raise ValueError("InsightFace found no face in the picture: disconnect insightface, or use a picture with a larger face.")
         if len(embedding) != numbers:
             raise ValueError(
-                f"InsightFace gives {len(embedding)} numbers for a face and the talking head reads {numbers}: load antelopev2, as Hallo does."
+                f"InsightFace gives {len(embedding)} numbers for a face and the talking head reads {numbers}: load antelopev2."
             )
         return embedding[None]
 

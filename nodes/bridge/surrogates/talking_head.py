@@ -69,14 +69,14 @@ def talking_head_views(surrogates: Surrogates, loaded: LoadedTalkingHead) -> tup
 
     def make_net(in_fp32: bool) -> Resident[ReferenceNet]:
         one = used(in_fp32)
-        passes = {"portrait": portrait_pass(one.net, one.head.face_projection.tokens)}
-        return Resident("The talking head's ReferenceNet", one.net, one.net_patcher, dict(passes), network=one.net.unet)
+        found = portrait_pass(one.net, one.head.face_projection.tokens)
+        return Resident("The talking head's ReferenceNet", one.net, one.net_patcher, {"portrait": found}, network=one.net.unet)
 
     def make_head(in_fp32: bool) -> Resident[TalkingHead]:
         one = used(in_fp32)
-        passes = {"frame": frame_pass(one.head)}
+        network = one.head.denoiser
         return Resident(
-            "The talking head", one.head, one.head_patcher, dict(passes), network=one.head.denoiser, checkpointed=one.head
+            "The talking head", one.head, one.head_patcher, {"frame": frame_pass(one.head)}, network=network, checkpointed=one.head
         )
 
     return surrogates.get((id(loaded), "net"), make_net).view, surrogates.get((id(loaded), "head"), make_head).view
