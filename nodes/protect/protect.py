@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from comfy_api.latest import io
 from torch import Tensor
 
 from ...engine.spaces import RGB
 from ...engine.transforms import EoT
-from ...engine.update import Adam, MomentumSign, Sign, Update
+from ...engine.update import Adam, MomentumSign, Schedule, Sign, Update
 from ..bridge.protect.loss_spec import Losses
 from ..bridge.protect.run import Settings, protect_images, space_spec
 from ..inputs import LOW_MEMORY, eot_input, mask_input, memory_input, seed_input, steps_input, working_size_input
@@ -53,15 +55,27 @@ def _update_input() -> io.DynamicCombo.Input:
     )
 
 
-def _update(choice: dict[str, object]) -> Update:
+def _schedule_input() -> io.Combo.Input:
+    # The last one, and optional: workflows that were saved before it existed have no value for it.
+    return io.Combo.Input(
+        "schedule",
+        options=list(get_args(Schedule)),
+        default="constant",
+        optional=True,
+        advanced=True,
+        tooltip="How the step goes on: constant, or down to a hundredth of itself, in a line or along a cosine.",
+    )
+
+
+def _update(choice: dict[str, object], schedule: Schedule) -> Update:
     step = float(choice["step"])  # type: ignore[arg-type]
     match choice["update"]:
         case "momentum sign":
-            return MomentumSign(step, float(choice["decay"]))  # type: ignore[arg-type]
+            return MomentumSign(step, float(choice["decay"]), schedule)  # type: ignore[arg-type]
         case "sign":
-            return Sign(step)
+            return Sign(step, schedule)
         case _:
-            return Adam(step)
+            return Adam(step, schedule=schedule)
 
 
 class Protect(io.ComfyNode):
@@ -96,6 +110,7 @@ class Protect(io.ComfyNode):
                 memory_input(),
                 eot_input("Makes the protection survive transformations."),
                 mask_input(),
+                _schedule_input(),
             ],
             outputs=[
                 io.Image.Output("protected", display_name="protected"),
@@ -118,10 +133,11 @@ class Protect(io.ComfyNode):
         loss: Losses | None = None,
         eot: EoT | None = None,
         mask: Tensor | None = None,
+        schedule: Schedule = "constant",
     ) -> io.NodeOutput:
         if not loss:
             raise ValueError(NO_LOSS)
-        settings = Settings(space_spec(RGB(budget)), _update(update), eot, working_size, steps, seed, memory == LOW_MEMORY)
+        settings = Settings(space_spec(RGB(budget)), _update(update, schedule), eot, working_size, steps, seed, memory == LOW_MEMORY)
         return io.NodeOutput(*protect_images(image, loss, settings, mask=mask, node_id=cls.hidden.unique_id))
 
 
