@@ -54,6 +54,8 @@ NODES = {
     "StillguardTemporalAttentionLoss",
     "StillguardDisobedienceLoss",
     "StillguardTearLoss",
+    "StillguardFreezePoseLoss",
+    "StillguardFreezeVideoLoss",
     "StillguardL2Penalty",
     "StillguardI2VGuard",
     "StillguardLoadFaceAnimator",
