@@ -29,6 +29,7 @@ from stillguard.engine.animators.face.animator import Stages, load_face_animator
 from stillguard.engine.animators.face.framing import Framing, whole
 from stillguard.engine.attack import protect
 from stillguard.engine.conversions import from_pillow, on_white
+from stillguard.engine.draws import SeededDraws
 from stillguard.engine.losses.dormant import CLIPSemantic, LPIPSPenalty, VAELatent
 from stillguard.engine.losses.face import Disobedience, FaceSetup
 from stillguard.engine.metrics.obedience import obedience
@@ -94,10 +95,11 @@ def universal(animator: nn.Module, budget: float) -> Tensor:
     for step in range(UNIVERSAL_STEPS):
         rgba = from_pillow(drawing(UNIVERSAL_SEEDS[step % len(UNIVERSAL_SEEDS)]))[None]
         loss = Disobedience(FaceSetup(animator, whole(rgba[:, 3:], (512, 512))))
-        photo, tried = on_white(rgba), made.clone().requires_grad_()
-        value = loss(Observation(photo), Observation((photo + tried).clamp(0, 1)))
-        (gradient,) = torch.autograd.grad(value, tried)
-        made = (made - gradient.sign() / 255).clamp(-budget / 255, budget / 255)
+        photo = on_white(rgba)
+        leaf = (photo + made).clamp(0, 1).requires_grad_()
+        Objective((Term("Disobedience", -1.0, loss),)).backward(Observation(photo), Observation(leaf, draws=SeededDraws(step)))
+        assert leaf.grad is not None
+        made = (made + leaf.grad.sign() / 255).clamp(-budget / 255, budget / 255)
     return made
 
 
