@@ -187,6 +187,9 @@ class Latent:
         parts = parts._replace(shown=shown, held=shown)
         if picture is not clean:
             parts = parts._replace(latents=self._inverted(self._encoded(picture) / spread)[0])
+        if self.region is not None and self.region.frozen and self.index > self.region.at:
+            # Frozen since before these variables: 0 is the clean picture's region, and another space may have had a turn.
+            parts = parts._replace(held=self._decoded(parts), is_held=torch.ones_like(spread))
         return parts.variables
 
     def render(self, clean: Tensor, mask: Tensor | None, variables: Variables, cut: Cut = uncut) -> Tensor:
@@ -202,13 +205,16 @@ class Latent:
         return (clean + (change if mask is None else mask * change)).clamp(0, 1)
 
     def project(self, clean: Tensor, mask: Tensor | None, variables: Variables) -> Variables:
-        """Also holds what freezes: after its step, or after the next that was not skipped."""
+        """Also holds what freezes: after its step, or after the next one where a picture's was skipped."""
         parts, region = _Parts(*variables), self.region
         if self.trust is not None:
             parts = parts._replace(latents=parts.origin + (parts.latents - parts.origin).clamp(-self.trust, self.trust))
-        if region is not None and region.frozen and self.index >= region.at and not bool(parts.is_held.all()):
-            held = torch.where(parts.is_held > 0, parts.held, self._decoded(parts))
-            parts = parts._replace(held=held, is_held=torch.ones_like(parts.is_held))
+        if region is not None and region.frozen and self.index >= region.at:
+            # In that very step always, since the run may have begun with a projection.
+            stays = parts.is_held * (self.index > region.at)
+            if not bool(stays.all()):
+                held = torch.where(stays > 0, parts.held, self._decoded(parts))
+                parts = parts._replace(held=held, is_held=torch.ones_like(stays))
         return parts.variables
 
     def result(self, clean: Tensor, mask: Tensor | None, variables: Variables) -> Tensor:

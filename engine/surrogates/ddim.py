@@ -100,7 +100,7 @@ def fitted_prompt(
 
     AdamW on the mean squared error, from the model's negative prompt. step: its levels, from and to. Raises HalfPrecisionError.
     """
-    start = model.prompt(latents, negative=True).detach().float()
+    start = model.prompt(latents, negative=True).detach().to(latents)
     embedding = torch.nn.Parameter(start.expand(latents.shape[0], -1, -1).clone())
     optimiser, scales = torch.optim.AdamW([embedding], lr=rate), Scales()
 

@@ -236,6 +236,23 @@ def test_a_region_freezes_to_the_bit_or_goes_on_alone(lab_vae: TinyAutoencoder, 
         list(protect(photo[..., :48, :40], objective, space=space, steps=1))
 
 
+@pytest.mark.parametrize("at", [0, 1])
+def test_what_freezes_at_once_is_the_clean_region_or_that_of_the_first_step(photo: Tensor, energy: Energy, at: int) -> None:
+    """From the space's own start, and from another picture."""
+    region, objective = torch.ones(1, 1, 70, 58), Objective((Term("energy", 1.0, energy),))
+    plain = Latent(Flat(), working_size=WorkingSize(70, multiple=1))
+    for start in (None, (photo + 0.1).clamp(0, 1)):
+        first, second = (
+            [step.image for step in protect(photo, objective, space=space, update=AdamW(), start=start, steps=3)]
+            for space in (plain, plain.freeze(at, region))
+        )
+        if at == 1:
+            assert torch.equal(second[3], first[1])
+            assert not torch.equal(second[3], photo)
+        else:
+            assert largest_change(photo if start is None else start, second[3]) <= 1
+
+
 def test_what_freezes_waits_for_a_step_that_was_not_skipped(photo: Tensor) -> None:
     """A picture whose gradient is zero in that very step keeps all of its variables, and its face goes on until the next."""
     region = torch.ones(1, 1, 70, 58)
