@@ -152,7 +152,8 @@ def test_what_is_no_mask_is_named_with_its_shape_in_every_node(shape: tuple[int,
     found = list(sockets("MASK"))
     assert len(found) == 6
     for node, socket in found:
-        with pytest.raises(ValueError, match=rf"`{socket.id}` has the shape {'x'.join(map(str, shape))} and a mask is \[B,H,W\]: connect a MASK"):
+        told = rf"`{socket.id}` has the shape {'x'.join(map(str, shape))} and a mask is \[B,H,W\]: connect a MASK"
+        with pytest.raises(ValueError, match=told):
             node.execute(**{socket.id: torch.ones(shape)})
 
 
