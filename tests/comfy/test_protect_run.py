@@ -152,7 +152,7 @@ def test_a_space_that_renders_with_a_network_which_a_loss_trains(comfy: None, mo
         holders.append(holder)
         return Resident("The decoder", holder, patched(holder), network=holder.decoder, trained=[holder.decoder.bias])
 
-    def space(surrogates: residents.Surrogates) -> Decoded:
+    def space(surrogates: residents.Surrogates, index: int) -> Decoded:
         return Decoded(surrogates.get("decoder", resident).view)
 
     def loss(surrogates: residents.Surrogates) -> Learning:
