@@ -181,13 +181,13 @@ def test_a_space_that_renders_with_a_network_which_a_loss_trains(comfy: None, mo
     assert float((other - fast).abs().max()) > 2 / LEVELS
 
 
-@pytest.mark.parametrize("rule", ["momentum sign", "sign", "adam"])
+@pytest.mark.parametrize("rule", ["momentum sign", "sign", "adam", "adamw"])
 def test_the_schedule_of_the_node_reaches_the_rule(comfy: None, rule: str) -> None:
     from stillguard.nodes.protect.protect import _update
 
     def last_of_twenty(schedule: str) -> float:
         variable, gradient = torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)
-        ascend = _update({"update": rule, "step": 1.0, "decay": 0.5}, schedule).begin((variable,), unit=1.0, steps=20)
+        ascend = _update({"update": rule, "step": 1.0, "decay": 0.5, "weight_decay": 0.0}, schedule).begin((variable,), unit=1.0, steps=20)
         moved = [(variable := ascend((variable,), (gradient,))[0]).clone() for _ in range(20)]
         return float(moved[-1] - moved[-2])
 
