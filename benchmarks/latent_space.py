@@ -1,6 +1,6 @@
 """Pixels against latents at equal visibility: how far a VAE's latent moves, and what JPEG and halving leave of that.
 
-    nox -s benchmarks -- latent_space --photos FOLDER [--taef2 FOLDER] [--side 256] [--steps 60] [--lpips 0.1] [--psnr 30]
+    nox -s benchmarks -- latent_space [--photos FOLDER] [--taef2 FOLDER] [--side 256] [--steps 60] [--lpips 0.1] [--psnr 30]
 
 Each photo of FOLDER, cut to a square and reduced, is protected with VAE Latent and an LPIPS Penalty from the wanted LPIPS on: in RGB within
 16 levels by momentum sign, and in the latent space of the same VAE by AdamW. Each perturbation is then scaled until the 8-bit picture has
@@ -50,16 +50,24 @@ EDITS: dict[str, Edit] = {
 }
 
 
-def photos(folder: Path, side: int) -> Iterator[tuple[str, Tensor]]:
-    """Each [1,3,side,side], the upper middle of a photo."""
+def opened(folder: Path | None) -> Iterator[tuple[str, Image.Image]]:
+    if folder is None:
+        from skimage.data import astronaut
+
+        yield "astronaut", Image.fromarray(astronaut())
+        return
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-            continue
-        with Image.open(path) as opened:
-            photo = opened.convert("RGB")
+        if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"):
+            with Image.open(path) as photo:
+                yield path.stem, photo.convert("RGB")
+
+
+def photos(folder: Path | None, side: int) -> Iterator[tuple[str, Tensor]]:
+    """Each [1,3,side,side], the upper middle of a photo."""
+    for name, photo in opened(folder):
         edge, left = min(photo.size), (photo.width - min(photo.size)) // 2
         square = photo.crop((left, 0, left + edge, edge)).resize((side, side), Image.Resampling.LANCZOS)
-        yield path.stem, from_pillow(square)[None]
+        yield name, from_pillow(square)[None]
 
 
 @torch.no_grad()
@@ -105,7 +113,7 @@ def readings(vaes: dict[str, Autoencoder], own: str, clean: Tensor, picture: Ten
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--photos", type=Path, help="scikit-image's astronaut alone where there is none")
     parser.add_argument("--taef2", type=Path, help="folder with taef2_encoder.safetensors and taef2_decoder.safetensors")
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--steps", type=int, default=60)
