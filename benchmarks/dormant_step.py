@@ -32,7 +32,7 @@ from diffusers import AutoencoderKL, UNetMotionModel  # noqa: E402
 from diffusers.models.attention_processor import AttnProcessor2_0  # noqa: E402
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding  # noqa: E402
 from stillguard.engine import RGB, MomentumSign, Objective, Observation, Term, WorkingSize, protect  # noqa: E402
-from stillguard.engine.animators import pose_animator  # noqa: E402
+from stillguard.engine.animators import motion_unet, pose_animator  # noqa: E402
 from stillguard.engine.compute import tiling  # noqa: E402
 from stillguard.engine.draws import SeededDraws  # noqa: E402
 from stillguard.engine.losses import dormant  # noqa: E402
@@ -74,7 +74,7 @@ class Scene:
         unet = {"block_out_channels": widths, "layers_per_block": layers, "cross_attention_dim": context}
         spatial = animator_files.unet_shapes(layers=layers, context=context, widths=widths)
         video = animator_files.shapes_of(lambda: UNetMotionModel(**unet, motion_num_attention_heads=8))
-        motion = {name: shape for key, shape in video.items() if ".motion_m" in key for name in pose_animator.upstream_names(key)}
+        motion = {name: shape for key, shape in video.items() if ".motion_m" in key for name in motion_unet.upstream_names(key)}
         guider = animator_files.shapes_of(lambda: ControlNetConditioningEmbedding(widths[0], 3, (16, 32, 96, 256)))
         torch.manual_seed(0)
         with torch.device(device):

@@ -43,6 +43,12 @@ class Draws(Protocol):
         ...
 
 
+def uniform(draws: Draws, purpose: str, shape: tuple[int, ...]) -> Tensor:
+    """In [0,1], fp32, on the CPU."""
+    numbers: Tensor = torch.special.ndtr(draws.normal(purpose, shape))
+    return numbers
+
+
 class SeededDraws:
     """Draws that follow from one seed."""
 

@@ -17,7 +17,8 @@ from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..engine.animators.pose_animator import PoseAnimator, motion_unet, upstream_names
+from ..engine.animators.motion_unet import motion_unet, upstream_names
+from ..engine.animators.pose_animator import PoseAnimator
 from ..engine.surrogates.reference_net import ANIMATE_ANYONE, ReferenceNet, truncated_unet
 from ..engine.surrogates.sd_unet import GROUPS, HEADS, spatial_blocks
 from .training import mixed

@@ -65,6 +65,24 @@ def test_all_of_the_official_numbers_of_the_face_animator(shared: Path) -> None:
     assert len(rows) == 2 * 6 + 2
 
 
+def test_all_of_the_official_numbers_of_silencer(shared: Path) -> None:
+    rows = list(checks(shared / "vectors" / "hallo"))
+    assert [row.name for row in rows if not row.passed] == []
+    names = [row.name for row in rows]
+    for told in (
+        "bank with motion frames 15",
+        "reference prediction of several frames",
+        "faithful prediction without audio",
+        "audio block's zero_conv_lip",
+        "generation, result",
+        "gradient, train, direction",
+        "loss, eval_low_t",
+        "run after 5",
+        "native lip_mask_attn.3",
+    ):
+        assert told in names
+
+
 def test_the_pose_of_the_gradient_is_what_the_readme_says() -> None:
     readme = "Poses `a`, `b` and `talk`.\n\n* `frame`: of `a`.\n* `gradient` [4,512,512]: at the pose `b`, nothing detached; at `a` not.\n"
     assert tha3.pose_of_the_gradient(["a", "b", "talk"], readme) == "b"

@@ -18,7 +18,7 @@ from bench import cpu_shim
 cpu_shim.install()
 
 from bench.paths import BenchError  # noqa: E402
-from goldens import baselines, dormant, tha3  # noqa: E402
+from goldens import baselines, dormant, hallo, tha3  # noqa: E402
 from goldens.folder import Folder, Row  # noqa: E402
 
 
@@ -29,7 +29,8 @@ class Set(NamedTuple):
     checks: Callable[[Folder], Iterator[Row]]
 
 
-SETS = {name: Set(kind.matches, kind.checks) for name, kind in (("dormant", dormant), ("baselines", baselines), ("tha3", tha3))}
+KINDS = {"dormant": dormant, "baselines": baselines, "hallo": hallo, "tha3": tha3}
+SETS = {name: Set(kind.matches, kind.checks) for name, kind in KINDS.items()}
 
 
 def checks(path: Path) -> Iterator[Row]:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..draws import stream
-from .pose_animator import LONGEST_CLIP, PoseAnimator, noise_schedule
+from .motion_unet import LONGEST_CLIP
+from .pose_animator import PoseAnimator, noise_schedule
 
 
 @dataclass(frozen=True)

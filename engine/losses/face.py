@@ -11,7 +11,7 @@ from torch import Tensor
 from ..animators.face.animator import FACE, Stages
 from ..animators.face.framing import Framing, Reframing
 from ..animators.face.poses import drawn
-from ..draws import Draws, SeededDraws, placed
+from ..draws import Draws, SeededDraws, placed, uniform
 from ..observation import Features, Observation
 
 _CLEAN_POSES = 4
@@ -85,10 +85,10 @@ class FaceSetup:
         return face, field
 
     def _poses(self, draws: Draws, count: int) -> Tensor:
-        return torch.stack([drawn(numbers) for numbers in _uniform(draws, "poses", (count, 16))])
+        return torch.stack([drawn(numbers) for numbers in uniform(draws, "poses", (count, 16))])
 
     def _moved(self, draws: Draws) -> Reframing:
-        elsewhere, large, right, down = _uniform(draws, "framing", (4,)).tolist()
+        elsewhere, large, right, down = uniform(draws, "framing", (4,)).tolist()
         if elsewhere < 0.5:
             return Reframing()
         return Reframing(1 + self.scale * (1.5 * large - 1), self.shift * (2 * right - 1), self.shift * (2 * down - 1))
@@ -139,9 +139,3 @@ class Tear:
         moved = (ours.field - theirs.field).square().mean() / field + (ours.warped - theirs.warped).square().mean() / size
         variation = sum(ours.field.diff(dim=axis).square().mean() for axis in (-1, -2)) / field
         return painted + moved + self.away * ours.change.square().mean() / size + self.variation * variation
-
-
-def _uniform(draws: Draws, purpose: str, shape: tuple[int, ...]) -> Tensor:
-    """In [0,1], on the CPU."""
-    uniform: Tensor = torch.special.ndtr(draws.normal(purpose, shape))
-    return uniform

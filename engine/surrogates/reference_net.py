@@ -44,6 +44,7 @@ class Format:
 ANIMATE_ANYONE = Format("AnimateAnyone", 0, "image")
 MAGIC_ANIMATE = Format("MagicAnimate", None, "text")
 MAGIC_POSE = Format("MagicPose", None, "text")
+HALLO = Format("Hallo", 0, "image")
 SD15 = Format("SD 1.5 (transfer surrogate)", 0, "text", published=False)
 
 _MAGIC_POSE_PREFIX = "appearance_control_model."
@@ -129,6 +130,13 @@ def truncated_unet(state: State, *, heads: int, groups: int) -> UNet2DConditionM
     return unet
 
 
+def read_part(state: State, unet: UNet2DConditionModel) -> State:
+    """Without the tensors that a whole UNet has behind the place where `truncated_unet` cuts it."""
+    tail = f"up_blocks.{len(unet.up_blocks) - 1}.attentions.{len(unet.up_blocks[-1].attentions) - 1}."
+    own = unet.state_dict().keys()
+    return {key: tensor for key, tensor in state.items() if key in own or not key.startswith((*_UNUSED, tail))}
+
+
 def load_reference_net(path: Path, *, dtype: torch.dtype = torch.float32, heads: int = HEADS, groups: int = GROUPS) -> ReferenceNet:
     """Read a ReferenceNet of any of the four formats, frozen, in eval mode, on the CPU.
 
@@ -146,10 +154,7 @@ def reference_net(state: State, name: str, *, dtype: torch.dtype = torch.float32
         unet = truncated_unet(state, heads=heads, groups=groups)
     except (KeyError, ValueError) as error:
         raise _no_reference_net(name) from error
-    tail = f"up_blocks.{len(unet.up_blocks) - 1}.attentions.{len(unet.up_blocks[-1].attentions) - 1}."
-    own = unet.state_dict().keys()
-    state = {key: tensor for key, tensor in state.items() if key in own or not key.startswith((*_UNUSED, tail))}
-    fill(unet, state, dtype, name=name, what=f"a ReferenceNet in {format.name}'s format", unknown=unknown)
+    fill(unet, read_part(state, unet), dtype, name=name, what=f"a ReferenceNet in {format.name}'s format", unknown=unknown)
     return ReferenceNet(unet, format)
 
 
@@ -159,6 +164,8 @@ def _recognise(state: State, name: str) -> tuple[State, Format, set[str]]:
         if f"{prefix}input_blocks.0.0.weight" in state:
             converted, unknown = from_ldm(state, prefix, name)
             return converted, format, {key for key in unknown if not key.removeprefix(prefix).startswith(_UNUSED)}
+    if any(key.startswith("reference_unet.") for key in state):
+        raise WeightsError(f"{name} is the whole of Hallo: use Load Talking Head, or choose a reference_unet here.")
     if any(".motion_modules." in key for key in state):
         raise WeightsError(f"{name} is an animator's denoiser or motion module: choose its reference_unet here, or use Load Pose Animator.")
     if "conv_in.weight" not in state or not any(key.startswith("down_blocks.") for key in state):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import talking
 import torch
 from bench import animator_files
 from stillguard.engine import RGB, RGBL2, Adam, MomentumSign, Normalised, Objective, Observation, Sign, Term, WorkingSize
@@ -14,6 +15,7 @@ from stillguard.engine.animators.pose_animator import last_timesteps, load_pose_
 from stillguard.engine.losses import dormant, i2vguard
 from stillguard.engine.losses.freeze import FrozenClip, FrozenVideo
 from stillguard.engine.losses.posed import PosedClip, ReferenceSetup
+from stillguard.engine.losses.silencer import SEVERAL
 from stillguard.engine.objective import Loss
 from stillguard.engine.observation import Features
 from stillguard.engine.spaces import Space
@@ -77,6 +79,7 @@ def losses(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     lpips = PerceptualNetwork(OneMap(), [nn.Conv2d(4, 1, 1)])
     video = VideoSetup(Video().to(META))
     picture = torch.zeros(1, 3, 64, 64, device=META)
+    reader, head = (part.to(META) for part in talking.small(tmp_path_factory.mktemp("talking"), dtype=request.param))
     return {
         "VAE latent": dormant.VAELatent(vae),
         "CLIP semantic": dormant.CLIPSemantic(clip),
@@ -88,6 +91,7 @@ def losses(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         "attention": i2vguard.TemporalAttention(video, (0,)),
         "frozen clip": FrozenClip(replace(posed, drawn=True, pose=pose.expand(3, -1, -1, -1))),
         "frozen video": FrozenVideo(video),
+        "silence": talking.nullifying(reader, head, vae, sampled="nothing", windows=SEVERAL[:2]),
         "L2": i2vguard.L2Penalty(),
     }
 

@@ -58,7 +58,7 @@ def animate_anyone(folder: Path, *, seed: int = 0, context: int = 32, widths: tu
     """reference_unet, denoising_unet, motion_module and pose_guider, as MooreThreads publish them but safetensors."""
     from diffusers import UNetMotionModel
     from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
-    from stillguard.engine.animators.pose_animator import upstream_names
+    from stillguard.engine.animators.motion_unet import upstream_names
 
     spatial = unet_shapes(context=context, widths=widths)
     video = shapes_of(
@@ -79,6 +79,68 @@ def face_animator(folder: Path, *, seed: int = 0) -> Path:
     from stillguard.engine.animators.face.animator import FaceAnimator
 
     return write(folder / "tha3_separable_float.safetensors", random_state(shapes_of(FaceAnimator), seed))
+
+
+def talking_head(
+    folder: Path,
+    *,
+    seed: int = 0,
+    context: int = 32,
+    widths: tuple[int, ...] = WIDTHS,
+    audio: tuple[int, int, int] = (5 * 2 * 8, 6, 24),
+    face: tuple[int, int] = (16, 4),
+) -> Path:
+    """Hallo's net.pth, as it is published but safetensors.
+
+    audio: numbers in a window of speech features, tokens made of it, their width. face: numbers in its embedding, tokens.
+    """
+    (heard, tokens, depth), (seen, count) = audio, face
+    parts = _talking_unets(context, widths, depth)
+    parts["imageproj"] = {"proj.weight": (count * context, seen), "proj.bias": (count * context,), **_norm("norm", context)}
+    layers = {"proj1": (12, heard), "proj2": (12, 12), "proj3": (tokens * depth, 12)}
+    parts["audioproj"] = _norm("norm", depth)
+    for name, (out, read) in layers.items():
+        parts["audioproj"] |= {f"{name}.weight": (out, read), f"{name}.bias": (out,)}
+    shapes = {f"{part}.{key}": shape for part, own in parts.items() for key, shape in own.items()}
+    return write(folder / "net.safetensors", random_state(shapes, seed))
+
+
+def _norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def _talking_unets(context: int, widths: tuple[int, ...], depth: int) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Hallo's reference_unet, denoising_unet and face_locator."""
+    from diffusers import UNetMotionModel
+    from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
+    from stillguard.engine.animators.motion_unet import upstream_names
+    from stillguard.engine.animators.talking_head.audio import AudioModule
+
+    spatial = unet_shapes(context=context, widths=widths)
+    shape = {"block_out_channels": widths, "layers_per_block": 1, "cross_attention_dim": context, "motion_num_attention_heads": 8}
+    video = shapes_of(lambda: UNetMotionModel(**shape))
+    denoiser = dict(spatial) | {name: shape for key, shape in video.items() if ".motion_modules." in key for name in upstream_names(key)}
+    for key, (width, *_) in spatial.items():
+        if key.endswith(".proj_in.weight"):
+            block, _, index = key.removesuffix(".proj_in.weight").partition(".attentions.")
+            inner = _block_input(block, int(index), widths)
+            module = shapes_of(lambda: AudioModule(width, inner, depth, heads=8, groups=32))  # noqa: B023  # called at once
+            denoiser |= {f"{block}.audio_modules.{index}.{name}": shape for name, shape in module.items()}
+    return {
+        "reference_unet": {key: shape for key, shape in spatial.items() if not is_output(key)},
+        "denoising_unet": denoiser,
+        "face_locator": shapes_of(lambda: ControlNetConditioningEmbedding(widths[0], 3, (8, 8, 16, 16))),
+    }
+
+
+def _block_input(block: str, index: int, widths: tuple[int, ...]) -> int:
+    """The width of an audio block: of what Hallo's UNet gives the block it stands in, on the way down in the first layer only."""
+    side, _, level = block.partition(".")
+    if side == "mid_block":
+        return widths[-1]
+    if side == "up_blocks":
+        return widths[max(0, len(widths) - 2 - int(level))]
+    return widths[max(0, int(level) - (index == 0))]
 
 
 def publish(folder: Path, *, context: int = 32) -> None:
