@@ -15,6 +15,8 @@ _GIVERS = {
     "MASK": "Load Image (as Mask)",
     "MODEL": "Load Diffusion Model or Load Checkpoint",
     "VAE": "Load VAE",
+    "AUDIO": "Load Audio",
+    "AUDIO_ENCODER": "Load Audio Encoder",
     "CLIP": "Load CLIP",
     "CLIP_VISION": "Load CLIP Vision",
     "CONDITIONING": "CLIP Text Encode (Prompt)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..engine.draws import SEEDS
-from .sockets import EoTSocket, I2VSurrogateSocket, ReferenceNetSocket, SpaceSocket
+from .sockets import EoTSocket, I2VSurrogateSocket, ReferenceNetSocket, SpaceSocket, TalkingHeadSocket
 
 VICTIMS_VAE = "The VAE that the attacker's model uses, or one like it."
 FAST, LOW_MEMORY = "fast", "low memory"
@@ -105,3 +105,27 @@ def attack_seed_input() -> io.Int.Input:
     return io.Int.Input(
         "seed", default=0, min=0, max=SEEDS - 1, control_after_generate=True, tooltip="Use one seed for clean and protected."
     )
+
+
+def talking_inputs(image: str) -> list[io.Input]:
+    """What a talking head is shown and told, see FaceSockets. image: tooltip of the picture."""
+    return [
+        TalkingHeadSocket.Input("talking_head", tooltip="From Load Talking Head."),
+        vae_input(),
+        io.AudioEncoder.Input("audio_encoder", tooltip="wav2vec2-base-960h, from core's Load Audio Encoder."),
+        io.Audio.Input("audio", tooltip="Speech without music: a file of Load Audio."),
+        io.Image.Input("image", tooltip=image),
+        io.Custom("FACE_DETECTION_MODEL").Input(
+            "face_detection_model",
+            optional=True,
+            tooltip="From Load Face Detection Model (MediaPipe): finds the largest face and its lips, where no masks are connected.",
+        ),
+        io.Mask.Input("face_mask", optional=True, tooltip="White on the face; in place of the detector, together with lips_mask."),
+        io.Mask.Input("lips_mask", optional=True, tooltip="White on the lips."),
+        io.Mask.Input("background_mask", optional=True, tooltip="White around the face; what face_mask leaves, if not connected."),
+        io.Custom("INSIGHTFACE").Input(
+            "insightface",
+            optional=True,
+            tooltip="Antelopev2, which tells the talking head whose face it is. Without it the head is told zeros and reads the picture alone.",
+        ),
+    ]

@@ -300,6 +300,37 @@ def disobedience(folder: Path) -> Tensor:
     return execute(Protect, image=photo(), loss=loss.args[0], **chosen)
 
 
+def _talking(folder: Path) -> dict[str, Any]:
+    """What a talking head is shown and told."""
+    from stillguard.nodes.bridge.surrogates.talking_head import talking_head_from
+    from testkit import tiny_audio_encoder
+
+    file = folder / "net.safetensors"
+    if not file.exists():
+        animator_files.talking_head(folder, widths=(32, 32, 64, 64), context=16, audio=(5 * 2 * 16, 6, 24))
+    face = torch.zeros(1, SIDE, SIDE)
+    face[:, 8:56, 8:56] = 1
+    sound = {"waveform": randn(1, 2, 4000, seed=1), "sample_rate": 16000}
+    given = {"vae": vae(), "audio_encoder": tiny_audio_encoder(), "audio": sound, "image": photo()}
+    return {"talking_head": talking_head_from(file, "auto"), **given, "face_mask": face, "lips_mask": face * 0.5}
+
+
+def animate_talking_head(folder: Path) -> Tensor:
+    from stillguard.nodes.attack.animate_talking_head import AnimateTalkingHead
+
+    return execute(AnimateTalkingHead, **_talking(folder), seed=1, steps=1, guidance=1.0, working_size=SIDE, profile="recommended")
+
+
+def audio_nullifying(folder: Path, *, low_memory: bool) -> Tensor:
+    from stillguard.nodes.losses.silencer import FAITHFUL, AudioNullifyingLoss
+    from stillguard.nodes.protect.protect import Protect
+
+    loss = execute(AudioNullifyingLoss, **_talking(folder), weight=1.0, network=FAITHFUL, windows="reference", audio_dropout=0.0)
+    update = {"update": "momentum sign", "step": 1.0, "decay": 0.5}
+    memory = "low memory" if low_memory else "fast"
+    return execute(Protect, image=photo(), loss=loss, budget=8.0, steps=2, update=update, seed=1, working_size=SIDE, memory=memory)
+
+
 def lab_victim(folder: Path) -> Tensor:
     from stillguard.nodes.attack.lab_victims import AnimateLabVictim
 
@@ -446,6 +477,8 @@ CASES: Mapping[str, Case] = {
     "Animate (Pose)": Case(animate_pose),
     "Animate (Face)": Case(animate_face),
     "Disobedience": Case(disobedience),
+    "Animate (Talking Head)": Case(animate_talking_head),
+    "Audio Nullifying": Case(audio_nullifying, low_memory=True),
     "Animate (Lab Victim)": Case(lab_victim),
     "Purify (Impress)": Case(impress, low_memory=True),
     "Purify (DiffPure), latents": Case(diffusion("PurifyDiffPure", timesteps=150, steps=2), drawn=True),

@@ -38,6 +38,15 @@ LAB = (
         remark="Real, and moves one framed portrait; the workflow protects the photo from this very animator.",
     ),
     Victim(
+        "Talking head",
+        requires=("StillguardAnimateTalkingHead", "AudioEncoderLoader"),
+        pictures=(("StillguardAnimateTalkingHead", "image"),),
+        driver="audio",
+        workflow=None,
+        models=(ModelFile("stillguard", "net.*"), ModelFile("audio_encoders", "*wav2vec2*base*")),
+        remark="Hallo: a portrait speaks, 25 frames a second.",
+    ),
+    Victim(
         "AnimateAnyone",
         requires=("StillguardAnimatePose",),
         pictures=(("StillguardAnimatePose", "image"),),

@@ -62,6 +62,9 @@ NODES = {
     "StillguardLoadFaceAnimator",
     "StillguardFramePortrait",
     "StillguardAnimateFace",
+    "StillguardLoadTalkingHead",
+    "StillguardAudioNullifyingLoss",
+    "StillguardAnimateTalkingHead",
 }
 ROOT = Path(__file__).parents[2]
 Build = Callable[..., Graph]

@@ -13,6 +13,7 @@ import comfy.sd
 import comfy.supported_models
 import folder_paths
 import torch
+from comfy.audio_encoders.audio_encoders import AudioEncoderModel
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy_api.latest import ComfyExtension, io
 from comfy_execution.graph_utils import GraphBuilder
@@ -124,6 +125,21 @@ def fourfold_vae() -> comfy.sd.VAE:
     ddconfig = {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128, "num_res_blocks": 2}
     network = AutoencoderKL(ddconfig={**ddconfig, "ch_mult": [1, 2, 4], "attn_resolutions": [], "dropout": 0.0}, embed_dim=4)
     return comfy.sd.VAE(sd=random_state(network, seed=2))
+
+
+def eightfold_vae() -> comfy.sd.VAE:
+    """Stable Diffusion's architecture, as narrow as its norms allow."""
+    ddconfig = {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 32, "num_res_blocks": 1}
+    shape = {"ddconfig": {**ddconfig, "ch_mult": [1, 1, 1, 1], "attn_resolutions": [], "dropout": 0.0}, "embed_dim": 4}
+    return comfy.sd.VAE(sd=random_state(AutoencoderKL(**shape), seed=3), config={"params": shape})
+
+
+def tiny_audio_encoder(layers: int = 2, width: int = 16) -> AudioEncoderModel:
+    """Core's own class of wav2vec2-base, narrower than any that its loader accepts."""
+    shape = {"embed_dim": width, "num_heads": 2, "num_layers": layers, "conv_norm": False, "conv_bias": False}
+    encoder = AudioEncoderModel({"model_type": "wav2vec2", **shape, "do_normalize": False, "do_stable_layer_norm": False})
+    encoder.load_sd(random_state(encoder.model, seed=4))
+    return encoder
 
 
 def random_state(network: torch.nn.Module, *, seed: int) -> dict[str, torch.Tensor]:

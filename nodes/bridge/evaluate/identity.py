@@ -19,11 +19,7 @@ def face_embedder(analysis: Any) -> EmbedFaces:
 
     Raises ValueError when the socket holds something else.
     """
-    if not callable(getattr(analysis, "get", None)):
-        raise ValueError(
-            f"The insightface input holds a {type(analysis).__name__} that finds no faces: connect a loader of insightface's FaceAnalysis, "
-            "such as IPAdapter InsightFace Loader."
-        )
+    _check_analysis(analysis)
 
     def embed(pictures: Tensor) -> Sequence[Tensor | None]:
         return [_embedding(analysis.get(picture[..., ::-1])) for picture in _levels(pictures)]
@@ -40,7 +36,7 @@ def landmark_finder(detector: Any) -> FindLandmarks:
 
     def find(pictures: Tensor) -> Sequence[Tensor | None]:
         found = detector.detect_batch(_levels(pictures), num_faces=1, score_thresh=0.5, variant="short")
-        return [_landmarks(faces[0]) if faces else None for faces in found]
+        return [from_face_mesh(_mesh(faces[0])) if faces else None for faces in found]
 
     return find
 
@@ -50,13 +46,36 @@ def all_faces(detector: Any, picture: Tensor) -> list[Tensor]:
 
     Raises ValueError when the socket holds something else.
     """
+    return [from_face_mesh(mesh) for mesh in all_meshes(detector, picture)]
+
+
+def all_meshes(detector: Any, picture: Tensor) -> list[Tensor]:
+    """As `all_faces`, MediaPipe's own landmarks [478,2]."""
     _check_detector(detector)
     # The detector for faces near the camera first: it is the surer one.
     for variant in ("short", "full"):
         (faces,) = detector.detect_batch(_levels(picture), num_faces=0, score_thresh=0.5, variant=variant)
         if faces:
-            return [_landmarks(face) for face in faces]
+            return [_mesh(face) for face in faces]
     return []
+
+
+def own_embedding(analysis: Any, picture: Tensor) -> Tensor | None:
+    """From an INSIGHTFACE socket: the embedding [D] of a picture's largest face [1,3,H,W] in the length that the network gives it.
+
+    None without a face. Raises ValueError as `face_embedder` does.
+    """
+    _check_analysis(analysis)
+    (levels,) = _levels(picture)
+    return _embedding(analysis.get(levels[..., ::-1]), "embedding")
+
+
+def _check_analysis(analysis: Any) -> None:
+    if not callable(getattr(analysis, "get", None)):
+        raise ValueError(
+            f"The insightface input holds a {type(analysis).__name__} that finds no faces: connect a loader of insightface's FaceAnalysis, "
+            "such as IPAdapter InsightFace Loader."
+        )
 
 
 def _check_detector(detector: Any) -> None:
@@ -67,8 +86,8 @@ def _check_detector(detector: Any) -> None:
         )
 
 
-def _landmarks(face: Mapping[str, Any]) -> Tensor:
-    return from_face_mesh(torch.from_numpy(np.asarray(face["landmarks_xy"])).float())
+def _mesh(face: Mapping[str, Any]) -> Tensor:
+    return torch.from_numpy(np.asarray(face["landmarks_xy"])).float()
 
 
 def _levels(pictures: Tensor) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
@@ -76,10 +95,10 @@ def _levels(pictures: Tensor) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
     return list(to_levels(pictures).byte().movedim(1, -1).cpu().numpy())
 
 
-def _embedding(faces: Sequence[Any]) -> Tensor | None:
+def _embedding(faces: Sequence[Any], name: str = "normed_embedding") -> Tensor | None:
     if not faces:
         return None
     largest = max(faces, key=lambda face: (face.bbox[2] - face.bbox[0]) * (face.bbox[3] - face.bbox[1]))
-    if largest.normed_embedding is None:
+    if getattr(largest, name) is None:
         raise ValueError("The insightface input finds faces but does not recognise them: load a model with ArcFace, such as buffalo_l.")
-    return torch.from_numpy(np.asarray(largest.normed_embedding)).float()
+    return torch.from_numpy(np.asarray(getattr(largest, name))).float()

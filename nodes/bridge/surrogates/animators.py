@@ -119,7 +119,7 @@ def animator_pass(animator: PoseAnimator, *, frames: int) -> Pass:
         height, width = _eighth(seen)
         noisy, context = torch.empty(1, 4, frames, height, width, device=META), torch.empty(1, 1, animator.context_dim, device=META)
         pose = torch.empty(frames, animator.unet.config["block_out_channels"][0], height, width, device=META)
-        return (animator.denoise(noisy, 0, context.requires_grad_(), pose, _bank(animator, height, width)),)
+        return (animator.denoise(noisy, 0, context.requires_grad_(), pose, bank_shapes(animator.unet, height, width)),)
 
     return Pass("animator", (animator,), ask, clean=0, checkpointed=animator)
 
@@ -129,9 +129,9 @@ def _eighth(seen: Observation) -> tuple[int, int]:
     return seen.image.shape[-2] // 8, seen.image.shape[-1] // 8
 
 
-def _bank(animator: PoseAnimator, height: int, width: int) -> dict[str, Tensor]:
-    """Shapes of what the animator's ReferenceNet reads in latents of this size."""
-    deepest = len(animator.unet.down_blocks) - 1
+def bank_shapes(unet: Any, height: int, width: int) -> dict[str, Tensor]:
+    """Shapes of what an animator's UNet reads of its ReferenceNet in latents of this size."""
+    deepest = len(unet.down_blocks) - 1
 
     def feature(name: str, block: Any) -> Tensor:
         part, index = name.split(".")[:2]
@@ -139,4 +139,4 @@ def _bank(animator: PoseAnimator, height: int, width: int) -> dict[str, Tensor]:
         tokens = -(-height // 2**level) * -(-width // 2**level)
         return torch.empty(1, tokens, block.norm1.normalized_shape[0], device=META).requires_grad_()
 
-    return {name: feature(name, block) for name, block in spatial_blocks(animator.unet)}
+    return {name: feature(name, block) for name, block in spatial_blocks(unet)}

@@ -7,6 +7,8 @@ from pathlib import Path
 import comfy.sd
 import comfy.utils
 import torch
+from comfy.ldm.models.autoencoder import DiagonalGaussianRegularizer
+from comfy.ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 from comfy.model_patcher import ModelPatcher
 from safetensors import safe_open
 from torch import Tensor
@@ -34,6 +36,21 @@ def autoencoder_view(surrogates: Surrogates, vae: comfy.sd.VAE) -> Differentiabl
     refuse_other_than_pictures(vae)
     view = vae_view(surrogates, vae)
     _resident(surrogates, vae).passes["decoded"] = decoding_pass(view)
+    return view
+
+
+def drawn_vae_view(surrogates: Surrogates, vae: comfy.sd.VAE) -> DifferentiableVAE:
+    """The same encoder, whose latents a loss draws. Raises ValueError for a VAE that has but one latent for a picture."""
+    resident = _resident(surrogates, vae)
+    if not isinstance(getattr(resident.view.patcher.model, "regularization", None), DiagonalGaussianRegularizer):
+        raise ValueError(
+            "This VAE gives a picture one latent and has no distribution to draw it from, as the published protection does: load the VAE "
+            "of SD 1.5, or choose the faithful network."
+        )
+    view = resident.view
+    resident.passes["posterior"] = Pass(
+        "VAE", (view.patcher.model,), lambda seen: seen.features(view, "posterior", lambda: view.posterior(seen.image))
+    )
     return view
 
 
@@ -124,6 +141,21 @@ class DifferentiableVAE:
             return self._encode(frames, frames=True)
         (latent,) = with_scaled_gradient(lambda frames: (self._encode(frames, frames=True),), frames, network=self)
         return latent
+
+    def posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """[B,3,H,W] in [0,1] -> mean and standard deviation of its latent, fp32. Only of the VAEs that `drawn_vae_view` takes."""
+
+        def run(image: Tensor) -> tuple[Tensor, ...]:
+            # In place of the mean, what the distribution is made of.
+            whole = self.patcher.model.regularization.register_forward_hook(lambda module, inputs, output: (inputs[0], None))
+            try:
+                distribution = DiagonalGaussianDistribution(self._encode(image))
+            finally:
+                whole.remove()
+            return distribution.mean, distribution.std
+
+        mean, deviation = with_scaled_gradient(run, image, network=self) if self.dtype == torch.float16 else run(image)
+        return mean, deviation
 
     def decode(self, latent: Tensor) -> Tensor:
         """Latent [B,C,h,w] of a VAE of pictures -> [B,3,H,W] as core's VAE Decode returns it, fp32: most VAEs clamp to [0,1].
