@@ -36,6 +36,7 @@ from stillguard.engine.animators import motion_unet, pose_animator  # noqa: E402
 from stillguard.engine.compute import tiling  # noqa: E402
 from stillguard.engine.draws import SeededDraws  # noqa: E402
 from stillguard.engine.losses import dormant  # noqa: E402
+from stillguard.engine.losses.posed import PosedClip, ReferenceSetup  # noqa: E402
 from stillguard.engine.picture import nearest_signed  # noqa: E402
 from stillguard.engine.surrogates import perceptual, reference_net, sd_unet  # noqa: E402
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection  # noqa: E402
@@ -99,13 +100,13 @@ def random_state(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
 
 class Ours:
     def __init__(self, scene: Scene, terms: dict[str, float] = WEIGHTS) -> None:
-        anyone = dormant.ReferenceSetup(scene.nets["anyone"], scene.vae, scene.clip, unconditional=True)
+        anyone = ReferenceSetup(scene.nets["anyone"], scene.vae, scene.clip, unconditional=True)
         losses: dict[str, Any] = {
             "vae": dormant.VAELatent(scene.vae, sd_unet.LATENT_SCALE),
             "clip": dormant.CLIPSemantic(scene.clip),
             "anyone": dormant.ReferenceFeature(anyone),
-            **{n: dormant.ReferenceFeature(dormant.ReferenceSetup(scene.nets[n], scene.vae, scene.text), TIMESTEPS) for n in NETS[1:]},
-            "frames": dormant.FrameIncoherence(scene.animator, anyone, scene.pose, SIGNAL, TIMESTEPS, FRAMES, GUIDANCE),
+            **{n: dormant.ReferenceFeature(ReferenceSetup(scene.nets[n], scene.vae, scene.text), TIMESTEPS) for n in NETS[1:]},
+            "frames": dormant.FrameIncoherence(PosedClip(scene.animator, anyone, scene.pose, SIGNAL, TIMESTEPS, FRAMES, GUIDANCE)),
             "lpips": dormant.LPIPSPenalty(scene.lpips, THRESHOLD),
         }
         self.objective = Objective(tuple(Term(name, weight, losses[name]) for name, weight in terms.items()))

@@ -42,6 +42,7 @@ from stillguard.engine.animators.pose_animator import last_timesteps, load_pose_
 from stillguard.engine.compute.half import with_scaled_gradient  # noqa: E402
 from stillguard.engine.draws import SeededDraws  # noqa: E402
 from stillguard.engine.losses import dormant  # noqa: E402
+from stillguard.engine.losses.posed import PosedClip, ReferenceSetup  # noqa: E402
 from stillguard.engine.objective import Loss  # noqa: E402
 from stillguard.engine.picture import resize  # noqa: E402
 from stillguard.engine.surrogates.reference_net import load_reference_net  # noqa: E402
@@ -116,14 +117,15 @@ def golden(folder: Path, nets: torch.dtype, vae: torch.dtype) -> Surroundings:
 
 def dormant_losses(made: Surroundings) -> dict[str, Loss]:
     losses: dict[str, Loss] = {"VAE latent": dormant.VAELatent(made.vae)}
-    setups = {name: dormant.ReferenceSetup(net, made.vae, context) for name, (net, context) in made.nets.items()}
+    setups = {name: ReferenceSetup(net, made.vae, context) for name, (net, context) in made.nets.items()}
     losses |= {f"{name} feature": dormant.ReferenceFeature(setup) for name, setup in setups.items()}
     # The committed part of the check vectors lacks the ReferenceNet that belongs to its animator.
     frames = next((setup for name, setup in setups.items() if name in ("ReferenceNet", "reference_unet")), None)
     if made.animator is not None and frames is not None:
         signal = noise_schedule().alphas_cumprod
         for name, noised in (("frames from noise", False), ("frames from the noised latent", True)):
-            losses[name] = dormant.FrameIncoherence(made.animator, frames, made.pose, signal, last_timesteps(), frames=3, noised=noised)
+            clip = PosedClip(made.animator, frames, made.pose, signal, last_timesteps(), frames=3, noised=noised)
+            losses[name] = dormant.FrameIncoherence(clip)
     return losses
 
 

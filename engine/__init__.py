@@ -15,16 +15,18 @@ transformation and random numbers of its own.
 from .attack import Step, protect
 from .objective import Objective, Term
 from .observation import Observation, WorkingSize
-from .spaces import RGB, RGBL2, Alternating
+from .spaces import RGB, RGBL2, Alternating, Latent
 from .transforms import EoT
-from .update import Adam, MomentumSign, Normalised, Sign
+from .update import Adam, AdamW, MomentumSign, Normalised, Sign
 
 __all__ = [
     "RGB",
     "RGBL2",
     "Adam",
+    "AdamW",
     "Alternating",
     "EoT",
+    "Latent",
     "MomentumSign",
     "Normalised",
     "Objective",

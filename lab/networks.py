@@ -10,6 +10,7 @@ from torch import Tensor
 from ..engine.animators.pose_animator import last_timesteps, load_pose_animator, noise_schedule
 from ..engine.animators.pose_sampler import animate
 from ..engine.losses import dormant
+from ..engine.losses.posed import PosedClip, ReferenceSetup
 from ..engine.objective import Loss, Objective, Term
 from ..engine.observation import Observation
 from ..engine.surrogates.reference_net import load_reference_net
@@ -42,8 +43,10 @@ class Lab:
 
     def objective(self, pose: Tensor, *, vae: float = 0.0, reference: float = 0.0, frames: float = 0.0, clip: float = 0.0) -> Objective:
         """Dormant's with the given weights; pose [1,3,S,S]."""
-        setup = dormant.ReferenceSetup(self.net, self.vae, self.encoder)
-        incoherence = dormant.FrameIncoherence(self.animator, setup, pose, noise_schedule().alphas_cumprod, last_timesteps(), noised=True)
+        setup = ReferenceSetup(self.net, self.vae, self.encoder)
+        incoherence = dormant.FrameIncoherence(
+            PosedClip(self.animator, setup, pose, noise_schedule().alphas_cumprod, last_timesteps(), noised=True)
+        )
         losses: dict[str, tuple[float, Loss]] = {
             "vae": (vae, dormant.VAELatent(self.vae, LATENT_SCALE)),
             "clip": (clip, dormant.CLIPSemantic(self.encoder)),
@@ -55,7 +58,7 @@ class Lab:
     @torch.no_grad()
     def animation(self, photo: Tensor, poses: Tensor, *, steps: int = 20, guidance: float = 1.5, seed: int = 0) -> Tensor:
         """[N,3,S,S] in [0,1], one frame for each pose."""
-        setup, seen = dormant.ReferenceSetup(self.net, self.vae, self.encoder), Observation(photo)
+        setup, seen = ReferenceSetup(self.net, self.vae, self.encoder), Observation(photo)
         tokens, bank, guide = setup.tokens(seen), setup.bank(seen, 0), self.animator.guide(poses)
         *_, last = animate(
             self.animator, tokens=tokens, bank=bank, pose=guide, steps=steps, guidance=guidance, window=8, overlap=2, seed=seed

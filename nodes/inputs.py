@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..engine.draws import SEEDS
-from .sockets import EoTSocket, I2VSurrogateSocket, ReferenceNetSocket, TalkingHeadSocket
+from .sockets import EoTSocket, I2VSurrogateSocket, ReferenceNetSocket, SpaceSocket, TalkingHeadSocket
 
 VICTIMS_VAE = "The VAE that the attacker's model uses, or one like it."
 FAST, LOW_MEMORY = "fast", "low memory"
@@ -38,6 +38,13 @@ def memory_input(tooltip: str | None = None, *, advanced: bool = False) -> io.Co
 
 def eot_input(tooltip: str) -> io.Custom.Input:
     return EoTSocket.Input("eot", optional=True, tooltip=tooltip)
+
+
+def space_input() -> io.Custom.Input:
+    tooltip = (
+        "What is optimised, from Latent Space; the pixels within the budget if not connected. Without a budget, what changed is measured."
+    )
+    return SpaceSocket.Input("space", optional=True, tooltip=tooltip)
 
 
 def mask_input() -> io.Mask.Input:

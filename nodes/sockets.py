@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 LossSocket = io.Custom("STILLGUARD_LOSS")
+SpaceSocket = io.Custom("STILLGUARD_SPACE")
 EoTSocket = io.Custom("STILLGUARD_EOT")
 ReferenceNetSocket = io.Custom("STILLGUARD_REFERENCE_NET")
 PoseAnimatorSocket = io.Custom("STILLGUARD_POSE_ANIMATOR")

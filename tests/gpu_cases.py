@@ -142,6 +142,46 @@ def diffusion_surrogate(folder: Path, *, low_memory: bool) -> Tensor:
     )
 
 
+def latent_space(mode: str) -> Callable[..., Tensor]:
+    """A latent that a mask freezes, with the VAE's own loss, and for two of the modes SDXL."""
+
+    def run(folder: Path, *, low_memory: bool) -> Tensor:
+        from image_models import image_model, image_prompt
+        from stillguard.nodes.losses.dormant import VAELatentLoss
+        from stillguard.nodes.protect.latent_space import KEEP, NEAR, LatentSpace
+        from stillguard.nodes.protect.protect import Protect
+        from stillguard.nodes.surrogates.diffusion_models import DiffusionSurrogateNode
+
+        shared, prompt = vae(), image_prompt()
+        face = torch.zeros(1, SIDE, SIDE)
+        face[:, 20:40, 20:40] = 1
+        sockets = {"vae": shared, "freeze_mask": face}
+        if mode != "decoder":
+            sockets["diffusion_surrogate"] = execute(
+                DiffusionSurrogateNode,
+                model=image_model("SDXL"),
+                vae=shared,
+                positive=prompt,
+                negative=[[prompt[0][0].flip(1), prompt[0][1]]],
+            )
+        space = execute(LatentSpace, mode=mode, form="difference", trust_region=0.5, start=NEAR, freeze_step=1, freeze=KEEP, **sockets)
+        return execute(
+            Protect,
+            image=photo(),
+            loss=execute(VAELatentLoss, vae=shared, weight=10.0, latent_scale=0.0),
+            budget=8.0,
+            steps=2,
+            update={"update": "adamw", "step": 1.0, "weight_decay": 0.01},
+            seed=1,
+            working_size=SIDE,
+            memory="low memory" if low_memory else "fast",
+            mask=mask(),
+            space=space,
+        )
+
+    return run
+
+
 def dormant(profile: str) -> Callable[..., Tensor]:
     def run(folder: Path, *, low_memory: bool) -> Tensor:
         from stillguard.nodes.protect.dormant import WEIGHTS, Dormant
@@ -427,6 +467,9 @@ ON_THE_HOST = "Animate (Lab Victim)"
 CASES: Mapping[str, Case] = {
     "Protect": Case(protect, low_memory=True),
     "Diffusion Surrogate": Case(diffusion_surrogate, low_memory=True),
+    "Latent Space, decoder": Case(latent_space("decoder"), low_memory=True),
+    "Latent Space, one step": Case(latent_space("one step"), low_memory=True),
+    "Latent Space, as published": Case(latent_space("as published"), low_memory=True),
     "Dormant, recommended": Case(dormant("recommended"), low_memory=True),
     "Dormant, reference": Case(dormant("reference"), low_memory=True),
     **{f"I2VGuard, {family}": Case(i2vguard(family), low_memory=True) for family in FILES},

@@ -44,8 +44,10 @@ class _Driven:
 class FaceSetup:
     """The face animator as losses ask it: through a framing, at poses that are drawn for each look.
 
-    poses: how many. scale, shift: how far another attacker's square may lie from ours (expectation over framings): its scale is uniform
-    within 1 +- scale, its place within +- shift of its side; with 0 and 0 a few pixels undo the effect.
+    poses: how many. scale, shift: how far another attacker's square may lie from ours (expectation over framings): every second look, on
+    average, is through one whose person is 1 - scale to 1 + scale / 2 times as large and moved by up to shift of its side, all uniform.
+    With 0 and 0 a few pixels undo the effect. Smaller is the harder half, since a perturbation loses its detail there; and a square that is
+    moved in every look gives up more of ours than it saves.
     """
 
     animator: Animator
@@ -86,8 +88,10 @@ class FaceSetup:
         return torch.stack([drawn(numbers) for numbers in uniform(draws, "poses", (count, 16))])
 
     def _moved(self, draws: Draws) -> Reframing:
-        u = (2 * uniform(draws, "framing", (3,)) - 1).tolist()
-        return Reframing(1 + self.scale * u[0], self.shift * u[1], self.shift * u[2])
+        elsewhere, large, right, down = uniform(draws, "framing", (4,)).tolist()
+        if elsewhere < 0.5:
+            return Reframing()
+        return Reframing(1 + self.scale * (1.5 * large - 1), self.shift * (2 * right - 1), self.shift * (2 * down - 1))
 
 
 @dataclass(frozen=True, eq=False)

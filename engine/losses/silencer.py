@@ -15,7 +15,7 @@ from ..animators.talking_head.masks import located
 from ..draws import placed, uniform
 from ..observation import Features, LatentEncoder, Observation
 from ..surrogates.sd_unet import LATENT_SCALE
-from .dormant import ReferenceReader
+from .posed import ReferenceReader
 
 Window = tuple[int, int]
 """Timesteps first <= t < end."""

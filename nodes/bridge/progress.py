@@ -49,6 +49,10 @@ class Progress:
         self._warnings.append(warning)
         self._show("")
 
+    def end(self, text: str) -> None:
+        """What is to be said when all is done; warnings stay below it."""
+        self._show(text)
+
     def _show(self, text: str) -> None:
         show_text("\n".join(line for line in (text, *self._warnings) if line), node_id=self._node_id)
 

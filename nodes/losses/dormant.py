@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...engine.animators.pose_animator import last_timesteps, noise_schedule
 from ...engine.losses import dormant
+from ...engine.losses.posed import PosedClip
 from ...engine.weights.catalogue import catalogue
 from ..bridge.model_files import choices, find_file
 from ..bridge.protect.loss_spec import LossSpec
@@ -75,7 +76,7 @@ def frame_incoherence(
 
     def make(surrogates: Surrogates) -> dormant.FrameIncoherence:
         check_pair(net, animator)
-        return dormant.FrameIncoherence(
+        clip = PosedClip(
             animator_view(surrogates, animator, frames=frames),
             sockets.setup(net, surrogates),
             pose.detach().clone().movedim(-1, 1)[:, :3].float().expand(-1, 3, -1, -1),
@@ -85,9 +86,8 @@ def frame_incoherence(
             guidance,
             # Pure noise, as officially, leaves next to no gradient at the late steps that are drawn.
             noised=not sockets.official,
-            alignment=alignment,
-            consistency=consistency,
         )
+        return dormant.FrameIncoherence(clip, alignment, consistency)
 
     return LossSpec("Frame Incoherence", weight, make, one_photo="the frame loss has the pose of one")
 

@@ -15,7 +15,7 @@ from ...engine.update import MomentumSign
 from ...engine.weights.catalogue import catalogue
 from ..bridge.model_files import choices
 from ..bridge.protect.loss_spec import Losses, LossSpec
-from ..bridge.protect.run import Settings, protect_images, space_spec, squashed
+from ..bridge.protect.run import Settings, SpaceSetup, chosen_space, protect_images, squashed
 from ..bridge.surrogates.reference import ReferenceSockets
 from ..bridge.surrogates.text import empty_prompt
 from ..inputs import (
@@ -27,6 +27,7 @@ from ..inputs import (
     memory_input,
     reference_nets_input,
     seed_input,
+    space_input,
     steps_input,
     vae_input,
     weight_input,
@@ -95,6 +96,7 @@ class Dormant(io.ComfyNode):
                 ),
                 eot_input("Which transformations to survive; all five of the method when nothing is connected."),
                 mask_input(),
+                space_input(),
             ],
             outputs=[
                 io.Image.Output("protected", display_name="protected"),
@@ -124,17 +126,21 @@ class Dormant(io.ComfyNode):
         pose: Tensor | None = None,
         eot: EoT | None = None,
         mask: Tensor | None = None,
+        space: SpaceSetup | None = None,
         **weights: float,
     ) -> io.NodeOutput:
         official = profile == "reference"
+        if official and space is not None:
+            raise ValueError('The official code changes pixels: set profile to "recommended", or disconnect `space`.')
         nets = [net for net in reference_nets.values() if net is not None]
         text = empty_prompt(clip, nets if weights["reference_weight"] else [])
         sockets = ReferenceSockets(vae, clip_vision, text, official)
         if pose is not None and weights["frame_weight"]:
             _check_aspect(image, pose)
         losses = dormant_losses(sockets, nets, pose_animator, pose, lpips_backbone, weights)
-        space = RGB(budget, start_from="anywhere", truncated=True) if official else RGB(budget)
-        settings = Settings(space_spec(space), MomentumSign(1.0, 0.5), eot or EoT(), working_size, steps, seed, memory == LOW_MEMORY)
+        pixels = RGB(budget, start_from="anywhere", truncated=True) if official else RGB(budget)
+        chosen = chosen_space(space, pixels, image, longest=working_size, steps=steps)
+        settings = Settings(chosen, MomentumSign(1.0, 0.5), eot or EoT(), working_size, steps, seed, memory == LOW_MEMORY)
         if official:
             image, mask = squashed(image, mask, working_size)
         return io.NodeOutput(*protect_images(image, losses, settings, mask=mask, node_id=cls.hidden.unique_id), image)

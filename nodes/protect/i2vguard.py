@@ -9,7 +9,7 @@ from ...engine.spaces import RGB
 from ...engine.transforms import EoT
 from ...engine.update import Adam, Sign, Update
 from ..bridge.protect.loss_spec import Losses
-from ..bridge.protect.run import Settings, protect_images, space_spec
+from ..bridge.protect.run import Settings, SpaceSetup, chosen_space, protect_images
 from ..bridge.video.model import VideoSurrogate
 from ..inputs import (
     LOW_MEMORY,
@@ -18,6 +18,7 @@ from ..inputs import (
     memory_input,
     reach_input,
     seed_input,
+    space_input,
     steps_input,
     surrogate_input,
     target_input,
@@ -60,6 +61,7 @@ class I2VGuard(io.ComfyNode):
                 target_input(),
                 eot_input("Makes the protection survive transformations. The paper has none."),
                 mask_input(),
+                space_input(),
             ],
             outputs=[
                 io.Image.Output("protected", display_name="protected"),
@@ -83,11 +85,13 @@ class I2VGuard(io.ComfyNode):
         target: Tensor | None = None,
         eot: EoT | None = None,
         mask: Tensor | None = None,
+        space: SpaceSetup | None = None,
         **weights: float,
     ) -> io.NodeOutput:
-        space, update = _mode(mode)
+        pixels, update = _mode(mode)
         losses = i2vguard_losses(i2v_surrogate, target, reach, weights)
-        settings = Settings(space_spec(space), update, eot, working_size, steps, seed, memory == LOW_MEMORY)
+        chosen = chosen_space(space, pixels, image, longest=working_size, steps=steps)
+        settings = Settings(chosen, update, eot, working_size, steps, seed, memory == LOW_MEMORY)
         return io.NodeOutput(*protect_images(image, losses, settings, mask=mask, node_id=cls.hidden.unique_id))
 
 

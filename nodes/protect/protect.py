@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from comfy_api.latest import io
 from torch import Tensor
 
 from ...engine.spaces import RGB
 from ...engine.transforms import EoT
-from ...engine.update import Adam, MomentumSign, Sign, Update
+from ...engine.update import Adam, AdamW, MomentumSign, Schedule, Sign, Update
 from ..bridge.protect.loss_spec import Losses
-from ..bridge.protect.run import Settings, protect_images, space_spec
-from ..inputs import LOW_MEMORY, eot_input, mask_input, memory_input, seed_input, steps_input, working_size_input
+from ..bridge.protect.run import Settings, SpaceSetup, chosen_space, protect_images
+from ..inputs import LOW_MEMORY, eot_input, mask_input, memory_input, seed_input, space_input, steps_input, working_size_input
 from ..sockets import LossSocket
 
 CATEGORY = "stillguard"
@@ -40,7 +42,10 @@ def _update_input() -> io.DynamicCombo.Input:
     def step(tooltip: str) -> io.Float.Input:
         return io.Float.Input("step", default=1.0, min=0.01, max=64.0, step=0.01, tooltip=tooltip)
 
-    fixed, rate = step("How far each pixel moves per step, in 8-bit levels."), step("Adam's learning rate, in 8-bit levels.")
+    latents = "in a latent space in hundredths of its standard deviation."
+    fixed = step(f"How far each pixel moves per step, in 8-bit levels; {latents}")
+    rate = step(f"Adam's learning rate, in 8-bit levels; {latents}")
+    shrink = io.Float.Input("weight_decay", default=0.01, min=0.0, max=1.0, step=0.001, tooltip="Times the learning rate, per step.")
     decay = io.Float.Input("decay", default=0.5, min=0.0, max=2.0, step=0.01, tooltip="Weight of the past direction beside the new one.")
     return io.DynamicCombo.Input(
         "update",
@@ -48,20 +53,35 @@ def _update_input() -> io.DynamicCombo.Input:
             io.DynamicCombo.Option("momentum sign", [fixed, decay]),
             io.DynamicCombo.Option("sign", [fixed]),
             io.DynamicCombo.Option("adam", [rate]),
+            io.DynamicCombo.Option("adamw", [rate, shrink]),
         ],
-        tooltip="How a gradient becomes a step: momentum sign (MI-FGSM, Dormant), plain sign (PGD) or Adam.",
+        tooltip="How a gradient becomes a step: momentum sign (MI-FGSM, Dormant), plain sign (PGD), Adam, or AdamW (for latents).",
     )
 
 
-def _update(choice: dict[str, object]) -> Update:
+def _schedule_input() -> io.Combo.Input:
+    # The last one, and optional: workflows that were saved before it existed have no value for it.
+    return io.Combo.Input(
+        "schedule",
+        options=list(get_args(Schedule)),
+        default="constant",
+        optional=True,
+        advanced=True,
+        tooltip="How the step goes on: constant, or down to a hundredth of itself, in a line or along a cosine.",
+    )
+
+
+def _update(choice: dict[str, object], schedule: Schedule) -> Update:
     step = float(choice["step"])  # type: ignore[arg-type]
     match choice["update"]:
         case "momentum sign":
-            return MomentumSign(step, float(choice["decay"]))  # type: ignore[arg-type]
+            return MomentumSign(step, float(choice["decay"]), schedule)  # type: ignore[arg-type]
         case "sign":
-            return Sign(step)
+            return Sign(step, schedule)
+        case "adamw":
+            return AdamW(step, decay=float(choice["weight_decay"]), schedule=schedule)  # type: ignore[arg-type]
         case _:
-            return Adam(step)
+            return Adam(step, schedule=schedule)
 
 
 class Protect(io.ComfyNode):
@@ -96,6 +116,8 @@ class Protect(io.ComfyNode):
                 memory_input(),
                 eot_input("Makes the protection survive transformations."),
                 mask_input(),
+                _schedule_input(),
+                space_input(),
             ],
             outputs=[
                 io.Image.Output("protected", display_name="protected"),
@@ -118,10 +140,13 @@ class Protect(io.ComfyNode):
         loss: Losses | None = None,
         eot: EoT | None = None,
         mask: Tensor | None = None,
+        schedule: Schedule = "constant",
+        space: SpaceSetup | None = None,
     ) -> io.NodeOutput:
         if not loss:
             raise ValueError(NO_LOSS)
-        settings = Settings(space_spec(RGB(budget)), _update(update), eot, working_size, steps, seed, memory == LOW_MEMORY)
+        chosen = chosen_space(space, RGB(budget), image, longest=working_size, steps=steps)
+        settings = Settings(chosen, _update(update, schedule), eot, working_size, steps, seed, memory == LOW_MEMORY)
         return io.NodeOutput(*protect_images(image, loss, settings, mask=mask, node_id=cls.hidden.unique_id))
 
 

@@ -54,6 +54,7 @@ def gradient(files: dict[str, Path], *, low_memory: bool) -> Tensor:
     from stillguard.engine.animators.pose_animator import last_timesteps, noise_schedule
     from stillguard.engine.draws import SeededDraws
     from stillguard.engine.losses import dormant
+    from stillguard.engine.losses.posed import PosedClip, ReferenceSetup
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.surrogates.animators import animator_view, pose_animator_from, reference_net_from, reference_net_view
     from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
@@ -65,10 +66,10 @@ def gradient(files: dict[str, Path], *, low_memory: bool) -> Tensor:
     clean, pose = torch.rand(1, 3, 128, 128, generator=generator), torch.rand(1, 3, 128, 128, generator=generator)
     with autograd_session():
         surrogates = Surrogates()
-        setup = dormant.ReferenceSetup(reference_net_view(surrogates, loaded), RandomEncoder(), RandomEncoder(1, channels=32))
+        setup = ReferenceSetup(reference_net_view(surrogates, loaded), RandomEncoder(), RandomEncoder(1, channels=32))
         animator = animator_view(surrogates, loaded_animator, frames=3)
         signal, timesteps = noise_schedule().alphas_cumprod, last_timesteps()
-        frames = dormant.FrameIncoherence(animator, setup, pose, signal, timesteps, frames=3, noised=True)
+        frames = dormant.FrameIncoherence(PosedClip(animator, setup, pose, signal, timesteps, frames=3, noised=True))
         objective = Objective((Term("reference", 100.0, dormant.ReferenceFeature(setup)), Term("frames", 1.0, frames)))
         reference = Observation(clean)
         with surrogates.on_device(height=128, width=128, low_memory=low_memory):

@@ -62,6 +62,22 @@ def test_what_has_no_weight_needs_no_models(client: Client) -> None:
     assert "ReferenceNet" not in texts(result)
 
 
+def test_a_frozen_clip_is_protected_from_poses_that_are_drawn(client: Client) -> None:
+    graph = dormant_graph()
+    models = {"pose_animator": ["animator", 0], "reference_net": ["net0", 0], "vae": ["vae", 0], "clip_vision": ["encoder", 0]}
+    settings = {"update": "sign", "update.step": 1.0, "seed": 1, "working_size": 128, "memory": "low memory", "budget": 8.0, "steps": 2}
+    graph["moves"] = node("RepeatImageBatch", image=["pose", 0], amount=3)
+    graph["freeze"] = node("StillguardFreezePoseLoss", **models, poses=["moves", 0], weight=1.0, frames=2)
+    graph["protect"] = node("StillguardProtect", image=["small", 0], loss=["freeze", 0], **settings)
+    graph["save"]["inputs"] |= {"images": ["protect", 0], "clean": ["small", 0]}
+    result = client.run(graph)
+    assert result.status == "success", result.error
+    assert "Freeze (Pose)" in texts(result)
+    graph["freeze"]["inputs"]["frames"] = 4
+    result = client.run(graph)
+    assert "There are 3 pose pictures for 4 frames: give more of them, or choose fewer frames." in result.error
+
+
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [

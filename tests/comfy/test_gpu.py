@@ -102,6 +102,10 @@ SLOW = {
     ("I2VGuard, given video", True),
     ("Purify (DiffPure), ADM", False),
     ("I2VGuard, SVD", False),
+    ("Latent Space, one step", False),
+    ("Latent Space, one step", True),
+    ("Latent Space, decoder", True),
+    ("Latent Space, as published", False),
     ("I2VGuard, given video", False),
     ("Audio Nullifying", False),
     ("Dormant, reference", False),
@@ -118,6 +122,7 @@ WAYS = [
     ("Animate (Pose)", False),
     ("Purify (Impress)", False),
     ("Purify (DDSPure), latents", False),
+    ("Latent Space, as published", True),
 ]
 
 
@@ -165,7 +170,7 @@ def test_every_node(name: str, low_memory: bool, folder: Path, on_cpu: dict[tupl
         assert gpu.allocations > 0 or name == ON_THE_HOST
 
 
-@pytest.mark.parametrize(("name", "low_memory"), marked(WAYS, set()))
+@pytest.mark.parametrize(("name", "low_memory"), marked(WAYS, {("Latent Space, as published", True)}))
 @pytest.mark.parametrize("state", ["novram", "cpu-vae"])
 def test_other_states(name: str, low_memory: bool, state: str, folder: Path, on_cpu: dict[tuple[str, bool], Tensor]) -> None:
     wanted = expected(name, folder, on_cpu, low_memory=low_memory)

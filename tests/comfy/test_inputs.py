@@ -150,9 +150,10 @@ def test_masks_of_every_shape_are_the_same_mask(shape: str, astronaut: Tensor) -
 @pytest.mark.parametrize("shape", [(1, 3, 16, 24), (24,), (0, 16, 24)])
 def test_what_is_no_mask_is_named_with_its_shape_in_every_node(shape: tuple[int, ...]) -> None:
     found = list(sockets("MASK"))
-    assert len(found) == 5
+    assert len(found) == 6
     for node, socket in found:
-        with pytest.raises(ValueError, match=rf"`mask` has the shape {'x'.join(map(str, shape))} and a mask is \[B,H,W\]: connect a MASK"):
+        told = rf"`{socket.id}` has the shape {'x'.join(map(str, shape))} and a mask is \[B,H,W\]: connect a MASK"
+        with pytest.raises(ValueError, match=told):
             node.execute(**{socket.id: torch.ones(shape)})
 
 

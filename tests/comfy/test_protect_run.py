@@ -152,7 +152,7 @@ def test_a_space_that_renders_with_a_network_which_a_loss_trains(comfy: None, mo
         holders.append(holder)
         return Resident("The decoder", holder, patched(holder), network=holder.decoder, trained=[holder.decoder.bias])
 
-    def space(surrogates: residents.Surrogates) -> Decoded:
+    def space(surrogates: residents.Surrogates, index: int) -> Decoded:
         return Decoded(surrogates.get("decoder", resident).view)
 
     def loss(surrogates: residents.Surrogates) -> Learning:
@@ -179,3 +179,17 @@ def test_a_space_that_renders_with_a_network_which_a_loss_trains(comfy: None, mo
     with torch.inference_mode():
         other, *_ = run.protect_images(photo, losses, settings, mask=None, node_id=None)
     assert float((other - fast).abs().max()) > 2 / LEVELS
+
+
+@pytest.mark.parametrize("rule", ["momentum sign", "sign", "adam", "adamw"])
+def test_the_schedule_of_the_node_reaches_the_rule(comfy: None, rule: str) -> None:
+    from stillguard.nodes.protect.protect import _update
+
+    def last_of_twenty(schedule: str) -> float:
+        variable, gradient = torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)
+        ascend = _update({"update": rule, "step": 1.0, "decay": 0.5, "weight_decay": 0.0}, schedule).begin((variable,), unit=1.0, steps=20)
+        moved = [(variable := ascend((variable,), (gradient,))[0]).clone() for _ in range(20)]
+        return float(moved[-1] - moved[-2])
+
+    assert last_of_twenty("constant") == pytest.approx(1, rel=1e-3)
+    assert last_of_twenty("linear") == pytest.approx(1 - 0.99 * 19 / 20, rel=1e-3)

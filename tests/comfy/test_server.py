@@ -24,6 +24,7 @@ NODES = {
     "StillguardCombineLosses",
     "StillguardEoT",
     "StillguardProtect",
+    "StillguardLatentSpace",
     "StillguardPerturbationVisibility",
     "StillguardCompareVideos",
     "StillguardProtectionReport",
@@ -54,6 +55,8 @@ NODES = {
     "StillguardTemporalAttentionLoss",
     "StillguardDisobedienceLoss",
     "StillguardTearLoss",
+    "StillguardFreezePoseLoss",
+    "StillguardFreezeVideoLoss",
     "StillguardL2Penalty",
     "StillguardI2VGuard",
     "StillguardLoadFaceAnimator",
@@ -143,6 +146,22 @@ def test_a_loss_of_another_pack_protects_with_a_users_diffusion_model(client: Cl
     clean, protected = (levels(saved(client, result, name)) for name in ("clean", "save"))
     assert np.abs(protected - clean).max() == 8
     assert [event for event in result.of("binary3") if b"step 3 of 3: Denoising" in event.payload]
+
+
+def test_protects_in_a_latent_space_without_a_budget(client: Client, protect_graph: Build) -> None:
+    graph = protect_graph(loss=["latent", 0], space=["space", 0], **{"update": "adamw", "update.weight_decay": 0.01, "update.decay": None})
+    settings = {"mode": "decoder", "form": "difference", "trust_region": 0.0, "start": "near the photo", "freeze": "keep the mask as it is"}
+    graph["space"] = node("StillguardLatentSpace", vae=["vae", 0], freeze_step=100, **settings)
+    graph["save"]["inputs"]["budget"] = ["protect", 2]
+    graph["clean"] = save_levels("small")
+    result = client.run(graph)
+    assert result.status == "success", result.error
+    clean, protected = (levels(saved(client, result, name)) for name in ("clean", "save"))
+    largest = np.abs(protected - clean).max()
+    assert largest >= 1
+    said = [event.payload for event in result.of("binary3")]
+    assert any(b"budget of the node is ignored" in text and f"L-infinity {largest} levels".encode() in text for text in said)
+    assert f"differs by at most {largest} level" in result.outputs["save"]["text"][0]
 
 
 @pytest.mark.parametrize("workflow", RUN)

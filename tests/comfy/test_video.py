@@ -35,6 +35,7 @@ def photo(astronaut: Tensor) -> Tensor:
 
 
 def specs(loaded: Loaded, **changes: object) -> dict[str, LossSpec]:
+    from stillguard.nodes.losses.freeze import frozen_video
     from stillguard.nodes.losses.i2vguard import contrastive_frames, target_latent, temporal_attention
 
     spec, black = loaded.spec(**changes), torch.zeros(1, 8, 8, 3)
@@ -42,6 +43,7 @@ def specs(loaded: Loaded, **changes: object) -> dict[str, LossSpec]:
         "target": target_latent(1.0, loaded.vae, black),
         "contrast": contrastive_frames(1.0, spec, black),
         "attention": temporal_attention(1.0, spec),
+        "freeze": frozen_video(1.0, spec),
     }
 
 

@@ -13,7 +13,8 @@ from bench.memory import peak_bytes
 from stillguard.engine import Objective, Observation, Term, WorkingSize, protect
 from stillguard.engine.animators.pose_animator import PoseAnimator, last_timesteps, load_pose_animator, noise_schedule
 from stillguard.engine.draws import SeededDraws, seeded_draws
-from stillguard.engine.losses.dormant import CLIPSemantic, FrameIncoherence, ReferenceFeature, ReferenceSetup, VAELatent
+from stillguard.engine.losses.dormant import CLIPSemantic, FrameIncoherence, ReferenceFeature, VAELatent
+from stillguard.engine.losses.posed import PosedClip, ReferenceSetup
 from stillguard.engine.surrogates.reference_net import ReferenceNet, load_reference_net
 from support import RandomEncoder
 from torch import Tensor
@@ -44,7 +45,7 @@ def animator(files: dict[str, Path]) -> PoseAnimator:
 def frames(net: ReferenceNet, animator: PoseAnimator) -> FrameIncoherence:
     pose = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(3))
     signal = noise_schedule().alphas_cumprod
-    return FrameIncoherence(animator, ReferenceSetup(net, VAE, CLIP, unconditional=True), pose, signal, last_timesteps())
+    return FrameIncoherence(PosedClip(animator, ReferenceSetup(net, VAE, CLIP, unconditional=True), pose, signal, last_timesteps()))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def objective(frames: FrameIncoherence, files: dict[str, Path]) -> Objective:
         (
             Term("latent", 10.0, VAELatent(VAE)),
             Term("semantic", 10.0, CLIPSemantic(CLIP)),
-            Term("reference", 100.0, ReferenceFeature(frames.reference)),
+            Term("reference", 100.0, ReferenceFeature(frames.clip.reference)),
             Term("frames", 1.0, frames),
             Term("magic", 100.0, ReferenceFeature(magic, last_timesteps())),
         )
@@ -88,7 +89,7 @@ def test_consistency_is_the_mean_over_all_pairs(frames: FrameIncoherence, clean:
     """And alignment the mean over frames, in the plain words of Eq 10."""
     seen = Observation(perturbed, draws=SeededDraws(9))
     target = VAE.encode(clean) * 0.18215
-    predicted = frames._frames(Observation(clean), seen, target[:, :, None]).unbind(dim=2)
+    predicted = frames.clip.frames_of(Observation(clean), seen).unbind(dim=2)
     aligned = sum(F.mse_loss(frame, target) for frame in predicted) / 5
     pairs = [F.mse_loss(a, b) for a, b in itertools.combinations(predicted, 2)]
     expected = 2.0 * aligned + 3.0 * sum(pairs) / len(pairs)
@@ -203,7 +204,7 @@ def test_guidance_one_leaves_the_unconditional_row_out(frames: FrameIncoherence,
     handle = animator.unet.register_forward_pre_hook(lambda module, inputs: calls.append(1))
     try:
         for guidance in (3.5, 1.0):
-            replace(frames, guidance=guidance)(Observation(clean), Observation(clean, draws=SeededDraws(1)))
+            replace(frames, clip=replace(frames.clip, guidance=guidance))(Observation(clean), Observation(clean, draws=SeededDraws(1)))
     finally:
         handle.remove()
     assert len(calls) == 3
@@ -219,17 +220,20 @@ def test_the_loss_grows(objective: Objective, clean: Tensor) -> None:
 def test_half_precision_points_the_same_way(
     files: dict[str, Path], frames: FrameIncoherence, clean: Tensor, perturbed: Tensor, dtype: torch.dtype
 ) -> None:
-    low = replace(
-        frames,
+    clip = replace(
+        frames.clip,
         animator=load_pose_animator(files["denoising_unet"], files["motion_module"], files["pose_guider"], dtype=dtype),
-        reference=replace(frames.reference, net=load_reference_net(files["reference_unet"], dtype=dtype)),
+        reference=replace(frames.clip.reference, net=load_reference_net(files["reference_unet"], dtype=dtype)),
     )
+    low = replace(frames, clip=clip)
     exact, rough = (gradient(Objective((Term("frames", 1e-3, loss),)), clean, perturbed) for loss in (frames, low))
     assert float(F.cosine_similarity(exact.flatten() * 1e6, rough.flatten() * 1e6, dim=0)) > (0.98 if dtype == torch.bfloat16 else 0.999)
 
 
 def test_what_cannot_be_frames_is_said_in_one_sentence(frames: FrameIncoherence) -> None:
     with pytest.raises(ValueError, match="choose 2 or more"):
-        replace(frames, frames=1)
+        replace(frames.clip, frames=1)
     with pytest.raises(ValueError, match="There are 3 pose pictures for 5 frames"):
-        replace(frames, pose=frames.pose.expand(3, -1, -1, -1))
+        replace(frames.clip, pose=frames.clip.pose.expand(3, -1, -1, -1))
+    with pytest.raises(ValueError, match="give more of them"):
+        replace(frames.clip, pose=frames.clip.pose.expand(4, -1, -1, -1), drawn=True)

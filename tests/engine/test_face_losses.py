@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from stillguard.engine.animators.face.animator import FACE, Stages
-from stillguard.engine.animators.face.framing import Framing, whole
+from stillguard.engine.animators.face.framing import Framing, Reframing, whole
 from stillguard.engine.animators.face.networks import Face, Rotation
 from stillguard.engine.attack import protect
 from stillguard.engine.draws import SeededDraws
@@ -62,6 +62,18 @@ def test_a_picture_that_stays_the_still_has_no_obedience_left() -> None:
     still = torch.full_like(photo, 1.055 * 0.5 ** (1 / 2.4) - 0.055)
     value = Disobedience(setup)(Observation(photo), Observation(still))
     assert float(value) < 0.1 * float(Disobedience(setup)(Observation(photo), Observation(photo)))
+
+
+def test_about_half_of_the_looks_are_through_our_own_square_and_the_others_within_reach() -> None:
+    moved = [_setup(Obeying(), scale=0.2, shift=0.05)._moved(SeededDraws(seed)) for seed in range(400)]
+    elsewhere = [m for m in moved if m != Reframing()]
+    assert len(elsewhere) == pytest.approx(200, abs=50)
+    for name, low, high in (("scale", 0.8, 1.1), ("right", -0.05, 0.05), ("down", -0.05, 0.05)):
+        drawn = [getattr(m, name) for m in elsewhere]
+        # All of the range, and nothing beside it.
+        assert low <= min(drawn) < low + 0.1 * (high - low)
+        assert high - 0.1 * (high - low) < max(drawn) <= high
+    assert {_setup(Obeying())._moved(SeededDraws(seed)) for seed in range(20)} == {Reframing()}
 
 
 def test_tear_counts_from_the_clean_picture_at_the_same_pose_and_framing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from bench import animator_files
 from stillguard.engine import RGB, RGBL2, Adam, MomentumSign, Normalised, Objective, Observation, Sign, Term, WorkingSize
 from stillguard.engine.animators.pose_animator import last_timesteps, load_pose_animator, noise_schedule
 from stillguard.engine.losses import dormant, i2vguard
+from stillguard.engine.losses.freeze import FrozenClip, FrozenVideo
+from stillguard.engine.losses.posed import PosedClip, ReferenceSetup
 from stillguard.engine.losses.silencer import SEVERAL
 from stillguard.engine.objective import Loss
 from stillguard.engine.observation import Features
@@ -71,7 +74,8 @@ def losses(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     net = load_reference_net(files["reference_unet"], dtype=request.param).to(META)
     animator = load_pose_animator(*(files[n] for n in ("denoising_unet", "motion_module", "pose_guider")), dtype=request.param).to(META)
     vae, clip = RandomEncoder().to(META), RandomEncoder(1, channels=32).to(META)
-    setup, pose = dormant.ReferenceSetup(net, vae, clip), torch.rand(1, 3, 64, 64, device=META)
+    setup, pose = ReferenceSetup(net, vae, clip), torch.rand(1, 3, 64, 64, device=META)
+    posed = PosedClip(animator, setup, pose, noise_schedule().alphas_cumprod, last_timesteps(), frames=2, noised=True)
     lpips = PerceptualNetwork(OneMap(), [nn.Conv2d(4, 1, 1)])
     video = VideoSetup(Video().to(META))
     picture = torch.zeros(1, 3, 64, 64, device=META)
@@ -81,10 +85,12 @@ def losses(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         "CLIP semantic": dormant.CLIPSemantic(clip),
         "LPIPS": dormant.LPIPSPenalty(lpips.to(META)),
         "ReferenceNet": dormant.ReferenceFeature(setup),
-        "frames": dormant.FrameIncoherence(animator, setup, pose, noise_schedule().alphas_cumprod, last_timesteps(), frames=2, noised=True),
+        "frames": dormant.FrameIncoherence(posed),
         "target latent": i2vguard.TargetLatent(vae, picture),
         "contrast": i2vguard.ContrastiveFrames(video, picture),
         "attention": i2vguard.TemporalAttention(video, (0,)),
+        "frozen clip": FrozenClip(replace(posed, drawn=True, pose=pose.expand(3, -1, -1, -1))),
+        "frozen video": FrozenVideo(video),
         "silence": talking.nullifying(reader, head, vae, sampled="nothing", windows=SEVERAL[:2]),
         "L2": i2vguard.L2Penalty(),
     }

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from stillguard.engine.spaces import RGB
-from stillguard.engine.update import Adam, MomentumSign, Normalised, Schedule, Sign, Update
+from stillguard.engine.update import Adam, AdamW, MomentumSign, Normalised, Schedule, Sign, Update
 from torch import Tensor
 
 UNIT = 1 / 255
@@ -71,6 +71,20 @@ def test_adam_is_torch_adam(gradients: list[Tensor]) -> None:
         oracle.step()
         variables = ascend(variables, (gradient,))
     torch.testing.assert_close(variables[0], parameter.detach())
+
+
+def test_adamw_is_torch_adamw_and_leaves_alone_what_has_no_gradient(gradients: list[Tensor]) -> None:
+    start = torch.randn(gradients[0].shape, generator=torch.Generator().manual_seed(1))
+    parameter = torch.nn.Parameter(start.clone())
+    oracle = torch.optim.AdamW([parameter], lr=3 * UNIT, eps=1e-12, weight_decay=0.3, betas=(0.8, 0.99), maximize=True)
+    variables = (start, start)
+    ascend = AdamW(step=3.0, decay=0.3, betas=(0.8, 0.99)).begin(variables, unit=UNIT)
+    for gradient in gradients:
+        parameter.grad = gradient.clone()
+        oracle.step()
+        variables = ascend(variables, (gradient, torch.zeros_like(gradient)))
+    torch.testing.assert_close(variables[0], parameter.detach())
+    assert torch.equal(variables[1], start)
 
 
 SCHEDULERS = {

@@ -9,7 +9,8 @@ import torch
 from stillguard.engine import RGB, MomentumSign, Objective, Observation, Term, WorkingSize, protect
 from stillguard.engine.animators.pose_animator import last_timesteps, noise_schedule
 from stillguard.engine.draws import Draws
-from stillguard.engine.losses.dormant import CLIPSemantic, FrameIncoherence, LPIPSPenalty, ReferenceFeature, ReferenceSetup, VAELatent
+from stillguard.engine.losses.dormant import CLIPSemantic, FrameIncoherence, LPIPSPenalty, ReferenceFeature, VAELatent
+from stillguard.engine.losses.posed import PosedClip, ReferenceSetup
 from stillguard.engine.surrogates.sd_unet import LATENT_SCALE
 from torch import Tensor
 
@@ -118,17 +119,9 @@ def objective(folder: Folder, parts: Parts, kind: str, *, only: str | None = Non
     config, drawn = folder.config("run"), timesteps(folder)
 
     def frames(alignment: float, consistency: float) -> FrameIncoherence:
-        return FrameIncoherence(
-            parts.animator,
-            setups["loss_ref"],
-            parts.pose,
-            noise_schedule().alphas_cumprod,
-            drawn,
-            parts.pose.shape[0],
-            config["guidance_scale"],
-            alignment=alignment,
-            consistency=consistency,
-        )
+        frames, guidance = parts.pose.shape[0], config["guidance_scale"]
+        clip = PosedClip(parts.animator, setups["loss_ref"], parts.pose, noise_schedule().alphas_cumprod, drawn, frames, guidance)
+        return FrameIncoherence(clip, alignment, consistency)
 
     setups = {
         loss: ReferenceSetup(parts.net(name), vae, parts.clip if loss == "loss_ref" else parts.text, unconditional=loss == "loss_ref")

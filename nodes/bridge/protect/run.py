@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import comfy.model_management
 import torch
@@ -17,13 +18,17 @@ from torch import Tensor
 from ....engine.attack import Step, protect
 from ....engine.compute.half import HalfPrecisionError
 from ....engine.draws import following
+from ....engine.metrics.visibility import Visibility
 from ....engine.objective import Objective
 from ....engine.observation import WorkingSize
 from ....engine.picture import LEVELS, amplified, check_finite, largest_change, resize, split_alpha, squash
 from ....engine.spaces import Alternating, Space
 from ....engine.transforms import EoT
 from ....engine.update import Update
+from ....engine.weights.catalogue import catalogue
 from ..autograd import autograd_session, ordinary
+from ..evaluate.visibility import measure_visibility
+from ..model_files import find_file
 from ..progress import RUN_IN_FP32, Progress
 from ..surrogates.run_surrogates import Surrogates
 from .loss_spec import Losses, check_losses, objective_of
@@ -31,17 +36,31 @@ from .loss_spec import Losses, check_losses, objective_of
 
 @dataclass(frozen=True)
 class SpaceSpec:
-    """What is optimised. make: the engine's space over views of the run's sockets, where it renders pictures with networks.
+    """What is optimised. make: the engine's space over views of the run's sockets, where it renders pictures with networks, for the photo
+    of that index in its batch; the networks are the same for all.
 
     budget: of what is made, in 8-bit levels; None without one.
     """
 
     budget: float | None
-    make: Callable[[Surrogates], Space | Alternating]
+    make: Callable[[Surrogates, int], Space | Alternating]
+
+
+class SpaceSetup(Protocol):
+    """What a STILLGUARD_SPACE carries."""
+
+    def spec(self, images: Tensor, *, longest: int, steps: int) -> SpaceSpec:
+        """For these photos, IMAGE [B,H,W,C]. Raises ValueError for what does not fit them."""
+        ...
 
 
 def space_spec(space: Space | Alternating) -> SpaceSpec:
-    return SpaceSpec(space.budget, lambda surrogates: space)
+    return SpaceSpec(space.budget, lambda surrogates, index: space)
+
+
+def chosen_space(setup: SpaceSetup | None, otherwise: Space | Alternating, images: Tensor, *, longest: int, steps: int) -> SpaceSpec:
+    """That of the socket, if something is connected."""
+    return space_spec(otherwise) if setup is None else setup.spec(images, longest=longest, steps=steps)
 
 
 @dataclass(frozen=True)
@@ -87,7 +106,25 @@ def protect_images(
         clean = clean.to(out)
         budget = largest_change(clean, protected) if settings.space.budget is None else settings.space.budget
         perturbation = amplified(clean, protected, budget=settings.space.budget).expand(-1, 3, -1, -1)
+    if settings.space.budget is None:
+        progress.end(_measured(clean, protected))
     return protected.movedim(1, -1), perturbation.movedim(1, -1), budget
+
+
+def _measured(clean: Tensor, protected: Tensor) -> str:
+    """What takes the place of a budget. LPIPS where its weights are."""
+    entry = catalogue()["lpips_vgg16"]
+    try:
+        backbone = find_file(entry, entry.file)
+    except FileNotFoundError:
+        backbone = None
+    rows = measure_visibility(zip(clean.split(1), protected.split(1), strict=True), lpips_backbone=backbone)
+    lines = ["What is optimised has no budget, so that a budget of the node is ignored. Measured instead:"]
+    for index, row in enumerate(rows):
+        assert isinstance(row, Visibility)  # a picture of the same size always is measured
+        perceptual = f"not measured without {entry.file}" if row.lpips is None else f"{row.lpips:.4f}"
+        lines.append(f"picture {index + 1}: L-infinity {row.linf} levels, PSNR {row.psnr:.2f} dB, LPIPS {perceptual}")
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -119,13 +156,16 @@ def _protect_rest(
     """
     device, out = comfy.model_management.get_torch_device(), comfy.model_management.intermediate_device()
     surrogates = Surrogates(in_fp32)
-    objective, space = objective_of(losses, surrogates), settings.space.make(surrogates)
+    objective = objective_of(losses, surrogates)
+    # Which makes known what networks it has.
+    settings.space.make(surrogates, 0)
     working_size = WorkingSize(longest=settings.longest, multiple=surrogates.multiple)
     height, width = working_size.size(*pictures.clean.shape[-2:])
     try:
         with surrogates.on_device(height=height, width=width, low_memory=settings.low_memory, warn=progress.warn):
             for index in range(len(results), pictures.clean.shape[0]):
                 run = replace(settings, seed=following(settings.seed, index))
+                space = settings.space.make(surrogates, index)
                 steps = _Steps(pictures.on(device, index), objective, space, run, working_size, surrogates)
                 results.append(steps.run(progress, before=index * settings.steps).to(out))
     except HalfPrecisionError as error:

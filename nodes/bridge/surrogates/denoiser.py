@@ -83,6 +83,11 @@ class DifferentiableDenoiser:
         processed: Tensor = self.model.process_latent_in(latents.to(self.device))
         return processed
 
+    def unscaled(self, latents: Tensor) -> Tensor:
+        """The way back."""
+        processed: Tensor = self.model.process_latent_out(latents)
+        return processed
+
     def noised(self, latents: Tensor, noise: Tensor, level: float) -> Tensor:
         noisy: Tensor = self.model.model_sampling.noise_scaling(self.sigma(level, latents), noise, latents)
         return noisy

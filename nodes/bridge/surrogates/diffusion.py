@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import comfy.sd
 import torch
@@ -32,17 +32,23 @@ class DiffusionSurrogate:
 def diffusion_setup(surrogates: Surrogates, surrogate: DiffusionSurrogate) -> PictureSetup:
     """One for each surrogate, so that losses share what the model is asked. Call inside `autograd_session`."""
 
-    def make() -> PictureSetup:
-        vae, resident = vae_view(surrogates, surrogate.vae), denoiser_resident(surrogates, surrogate.model)
-        view = DifferentiableDiffusionModel(resident.view, owned(surrogate.positive), owned(surrogate.negative))
-        resident.passes[id(surrogate)] = diffusion_pass(view, vae)
-        return PictureSetup(view, vae)
+    return surrogates.once(id(surrogate), lambda: PictureSetup(diffusion_view(surrogates, surrogate), vae_view(surrogates, surrogate.vae)))
 
-    return surrogates.once(id(surrogate), make)
+
+def diffusion_view(surrogates: Surrogates, surrogate: DiffusionSurrogate, *, guided: bool = False) -> DifferentiableDiffusionModel:
+    """The model of a surrogate. guided: it is asked twice at a time, for guidance."""
+    vae, resident = vae_view(surrogates, surrogate.vae), denoiser_resident(surrogates, surrogate.model)
+
+    def make() -> DifferentiableDiffusionModel:
+        return DifferentiableDiffusionModel(resident.view, owned(surrogate.positive), owned(surrogate.negative))
+
+    view = surrogates.once(("view", id(surrogate)), make)
+    resident.passes[id(surrogate), guided] = diffusion_pass(view, vae, calls=2 if guided else 1)
+    return view
 
 
 class DifferentiableDiffusionModel:
-    """A denoiser behind its prompt: the engine's PictureModel."""
+    """A denoiser behind its prompt: the engine's PromptedModel."""
 
     def __init__(self, denoiser: DifferentiableDenoiser, positive: Conditioning, negative: Conditioning) -> None:
         self.denoiser, self._prompts = denoiser, {False: positive, True: negative}
@@ -52,11 +58,27 @@ class DifferentiableDiffusionModel:
     def scaled(self, latents: Tensor) -> Tensor:
         return self.denoiser.scaled(latents)
 
+    def unscaled(self, latents: Tensor) -> Tensor:
+        return self.denoiser.unscaled(latents)
+
     def noised(self, latents: Tensor, noise: Tensor, level: float) -> Tensor:
         return self.denoiser.noised(latents, noise, level)
 
     def estimate(self, noisy: Tensor, level: float, *, taps: Sequence[Tap] = (), negative: bool = False) -> Features:
         return self.denoiser.estimate(noisy, level, self.conditioned(noisy.shape, negative), taps)
+
+    def prompt(self, noisy: Tensor, *, negative: bool = False) -> Tensor:
+        """Raises ValueError for a model that is told no text, or not only by tokens."""
+        tokens = self.conditioned(noisy.shape, negative).varying.get("c_crossattn")
+        if tokens is None or tokens.ndim != 3:
+            raise ValueError(
+                'This diffusion model reads no tokens of a prompt, which are to be fitted: set mode to "one step" or "decoder".'
+            )
+        return tokens
+
+    def estimate_under(self, noisy: Tensor, level: float, prompt: Tensor) -> Tensor:
+        told = self.conditioned(noisy.shape, negative=True)
+        return self.denoiser.estimate(noisy, level, replace(told, varying={**told.varying, "c_crossattn": prompt}))[0]
 
     def conditioned(self, shape: Sequence[int], negative: bool = False) -> Conditioned:
         """What the model is told beside noisy latents of this shape."""
@@ -71,8 +93,8 @@ class DifferentiableDiffusionModel:
             return self.denoiser.conditioned(self._prompts[negative], torch.zeros(tuple(shape))).detached()
 
 
-def diffusion_pass(view: DifferentiableDiffusionModel, vae: DifferentiableVAE) -> Pass:
-    """The denoiser's own: the VAE's is counted where the VAE is."""
+def diffusion_pass(view: DifferentiableDiffusionModel, vae: DifferentiableVAE, *, calls: int = 1) -> Pass:
+    """The denoiser's own: the VAE's is counted where the VAE is. calls: of one estimate, such as two with guidance."""
 
     def ask(seen: Observation) -> Features:
         sides = (side // vae.multiple for side in seen.image.shape[-2:])
@@ -80,6 +102,6 @@ def diffusion_pass(view: DifferentiableDiffusionModel, vae: DifferentiableVAE) -
         # Anew: parts that are computed, such as sizes, have no values here, and must not stay for the run.
         told = view.asked(shape).on(META)
         noisy = torch.empty(shape, device=META).requires_grad_()
-        return seen.features(view, "estimate", lambda: view.denoiser.estimate(noisy, 0.5, told))
+        return seen.features(view, "estimate", lambda: tuple(view.denoiser.estimate(noisy, 0.5, told)[0] for _ in range(calls)))
 
     return Pass("diffusion model", (view.denoiser.network,), ask, checkpointed=view.denoiser)

@@ -9,7 +9,7 @@ import comfy.sd
 import torch
 from torch import Tensor
 
-from ....engine.losses import dormant
+from ....engine.losses.posed import ReferenceSetup
 from .animators import LoadedReferenceNet, reference_net_view
 from .clip_vision import Preparation, clip_vision_view, embedding_width
 from .run_surrogates import Surrogates
@@ -55,15 +55,15 @@ class ReferenceSockets:
                 f"The text encoder gives {self.text.shape[-1]} numbers and {loaded.name} reads {wanted}: load an SD 1.5 checkpoint's CLIP."
             )
 
-    def setup(self, loaded: LoadedReferenceNet, surrogates: Surrogates) -> dormant.ReferenceSetup:
+    def setup(self, loaded: LoadedReferenceNet, surrogates: Surrogates) -> ReferenceSetup:
         """Raises ValueError as `check` does."""
         self.check(loaded)
         net = reference_net_view(surrogates, loaded)
         vae = tiled_vae_view(surrogates, self.vae) if self.official else vae_view(surrogates, self.vae)
         if net.format.context == "text" or self.clip_vision is None:
-            return dormant.ReferenceSetup(net, vae, self._text(loaded))
+            return ReferenceSetup(net, vae, self._text(loaded))
         encoder = clip_vision_view(surrogates, self.clip_vision, self.preparation)
-        return dormant.ReferenceSetup(net, vae, encoder, unconditional=self.official)
+        return ReferenceSetup(net, vae, encoder, unconditional=self.official)
 
     def _text(self, loaded: LoadedReferenceNet) -> Tensor:
         if self.text is None:

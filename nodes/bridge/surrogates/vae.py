@@ -31,6 +31,14 @@ def vae_view(surrogates: Surrogates, vae: comfy.sd.VAE) -> DifferentiableVAE:
     return resident.view
 
 
+def autoencoder_view(surrogates: Surrogates, vae: comfy.sd.VAE) -> DifferentiableVAE:
+    """Encoder and decoder of a socket. Raises ValueError for a VAE of anything but pictures."""
+    refuse_other_than_pictures(vae)
+    view = vae_view(surrogates, vae)
+    _resident(surrogates, vae).passes["decoded"] = decoding_pass(view)
+    return view
+
+
 def drawn_vae_view(surrogates: Surrogates, vae: comfy.sd.VAE) -> DifferentiableVAE:
     """The same encoder, whose latents a loss draws. Raises ValueError for a VAE that has but one latent for a picture."""
     resident = _resident(surrogates, vae)
