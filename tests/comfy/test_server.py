@@ -59,6 +59,7 @@ NODES = {
     "StillguardFreezeVideoLoss",
     "StillguardL2Penalty",
     "StillguardI2VGuard",
+    "StillguardSilencer",
     "StillguardLoadFaceAnimator",
     "StillguardFramePortrait",
     "StillguardAnimateFace",

@@ -405,3 +405,70 @@ def test_real_speech_protects_and_attacks_in_the_server(client: Client, server: 
     result = client.run(graph)
     assert result.status == "error"
     assert "The sound is silent" in result.error
+
+
+# Silencer.
+
+
+PRESET = {"budget": 8.0, "steps": 3, "second_steps": 6, "seed": 1, "working_size": 80, "memory": "fast"}
+
+
+def silencer(sockets: dict[str, Any], **changed: Any) -> tuple[Tensor, float, Tensor]:
+    """Protected, budget, and the photo as it was protected."""
+    from stillguard.nodes.protect.silencer import Silencer
+
+    clone = Silencer.PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+    with torch.inference_mode():
+        protected, _, budget, clean = clone.execute(**{**sockets, **PRESET, "profile": "recommended", "stages": "first", **changed}).args
+    return protected, budget, clean
+
+
+def test_the_first_stage_is_protect_with_the_nullifying_loss(sockets: dict[str, Any], photo: Tensor) -> None:
+    from stillguard.engine import RGB, Sign
+    from stillguard.nodes.bridge.protect import run
+
+    made, budget, clean = silencer(sockets)
+    settings = run.Settings(run.space_spec(RGB(8.0)), Sign(1.0, "linear"), None, 80, 3, 1, low_memory=False)
+    with torch.inference_mode():
+        by_hand = run.protect_images(photo, (loss(sockets),), settings, mask=None, node_id=None)[0]
+    assert torch.equal(made, by_hand)
+    assert torch.equal(clean, photo)
+    assert budget == 8
+
+
+def test_the_second_stage_begins_at_the_photo_and_is_held_by_the_first(sockets: dict[str, Any], photo: Tensor) -> None:
+    from stillguard.nodes.protect import silencer as preset
+
+    first, _, _ = silencer(sockets)
+    asked: list[tuple[Tensor, Any, Any]] = []
+    actual = preset.protect_images
+
+    def watched(image: Tensor, losses: Any, settings: Any, **others: Any) -> Any:
+        asked.append((image, losses, settings))
+        return actual(image, losses, settings, **others)
+
+    with mock.patch.object(preset, "protect_images", watched):
+        made, budget, _ = silencer(sockets, stages="first, then second")
+    (_, (null,), _), (begun, (again, anchor), settings) = asked
+    assert torch.equal(begun, photo)
+    assert (null.name, null.weight, again.weight) == ("Audio Nullifying", -1.0, -1.0)
+    # The paper's 10, for latents times 0.18215.
+    assert anchor.weight == pytest.approx(-10 * 0.18215**2)
+    assert not anchor.scaled
+    assert settings.steps == 6
+    assert settings.space.budget is None
+    assert budget == pytest.approx(float((made - photo).abs().max() * 255), abs=0.51)
+    assert not torch.equal(made, first)
+
+
+def test_the_reference_profile_works_on_a_square_and_low_memory_agrees(sockets: dict[str, Any]) -> None:
+    published = {"profile": "reference", "stages": "first, then second"}
+    made, _, clean = silencer(sockets, **published)
+    assert made.shape == clean.shape == (1, 80, 80, 3)
+    frugal, _, _ = silencer(sockets, **published, memory="low memory")
+    assert float((frugal - made).abs().mean()) < 0.5 / 255
+
+
+def test_one_portrait_speaks_at_a_time(sockets: dict[str, Any], photo: Tensor) -> None:
+    with pytest.raises(ValueError, match="one speaks at a time"):
+        silencer({**sockets, "image": photo.repeat(2, 1, 1, 1)})

@@ -18,7 +18,6 @@ from torch import Tensor
 from ....engine.attack import Step, protect
 from ....engine.compute.half import HalfPrecisionError
 from ....engine.draws import following
-from ....engine.metrics.visibility import Visibility
 from ....engine.objective import Objective
 from ....engine.observation import WorkingSize
 from ....engine.picture import LEVELS, amplified, check_finite, largest_change, resize, split_alpha, squash
@@ -27,7 +26,7 @@ from ....engine.transforms import EoT
 from ....engine.update import Update
 from ....engine.weights.catalogue import catalogue
 from ..autograd import autograd_session, ordinary
-from ..evaluate.visibility import measure_visibility
+from ..evaluate.visibility import measure_change
 from ..model_files import find_file
 from ..progress import RUN_IN_FP32, Progress
 from ..surrogates.run_surrogates import Surrogates
@@ -118,10 +117,9 @@ def _measured(clean: Tensor, protected: Tensor) -> str:
         backbone = find_file(entry, entry.file)
     except FileNotFoundError:
         backbone = None
-    rows = measure_visibility(zip(clean.split(1), protected.split(1), strict=True), lpips_backbone=backbone)
+    rows = measure_change(clean, protected, lpips_backbone=backbone)
     lines = ["What is optimised has no budget, so that a budget of the node is ignored. Measured instead:"]
     for index, row in enumerate(rows):
-        assert isinstance(row, Visibility)  # a picture of the same size always is measured
         perceptual = f"not measured without {entry.file}" if row.lpips is None else f"{row.lpips:.4f}"
         lines.append(f"picture {index + 1}: L-infinity {row.linf} levels, PSNR {row.psnr:.2f} dB, LPIPS {perceptual}")
     return "\n".join(lines)
