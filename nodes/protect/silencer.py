@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
@@ -113,8 +114,8 @@ class Silencer(io.ComfyNode):
         if stages == BOTH:
             # The face's mask in the size of what is protected.
             region = squashed(face.region.movedim(1, -1), None, working_size)[0][..., 0] if official else face.region[0]
-            form, half = "decoded" if official else "difference", int(second_steps * FROZEN_AFTER)
-            space = LatentSetup(vae, form=form, start_from="clean", region=region, at=half)
+            space = LatentSetup(vae, start_from="clean", region=region, at=int(second_steps * FROZEN_AFTER))
+            space = replace(space, form="decoded") if official else space
             losses = (*losses, target_latent(ANCHOR, vae, made[0], scaled=False))
             chosen = space.spec(image, longest=working_size, steps=second_steps)
             settings = Settings(chosen, AdamW(1.0), eot, working_size, second_steps, seed, memory == LOW_MEMORY)
