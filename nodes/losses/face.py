@@ -51,7 +51,7 @@ def _inputs(weight: float, *others: io.Input) -> list[io.Input]:
             min=0.0,
             max=0.5,
             step=0.01,
-            tooltip="EoT over the framing: each step the square is larger or smaller by up to this share. 0 is strongest and most fragile.",
+            tooltip="EoT over the framing: every other step or so the person is smaller by up to this share, or larger by up to half. 0 is fragile.",
         ),
         io.Float.Input(
             "framing_shift",
@@ -59,7 +59,7 @@ def _inputs(weight: float, *others: io.Input) -> list[io.Input]:
             min=0.0,
             max=0.5,
             step=0.005,
-            tooltip="EoT over the framing: each step the square is moved by up to this share of its side.",
+            tooltip="EoT over the framing: in those steps the square is also moved, by up to this share of its side.",
         ),
     ]
 

@@ -31,6 +31,10 @@ person to **Frame Portrait** in place of *Invert Mask*.
 3. **Protect** changes the photo at its own size, so that the framed face stays as it is.
 4. **Animate (Face)** lets the clean photo, the same with noise of equal budget and the protected one talk, wink and turn.
 
+To outlast being posted: connect **EoT** with only *jpeg* (65 to 90) and *identity* to Protect, set *framing_scale* 0.1 and \
+*framing_shift* 0.02 in Disobedience Loss, and in Protect 120 steps, *step* 2, *decay* 0.95, *schedule* linear. \
+Photos keep it; drawings keep part of it.
+
 **Obedience** says how much of the movement is left; 100 % is the clean photo's. The photo was protected from this very animator, which \
 is the best case. It says nothing about other animators."""
 
