@@ -51,7 +51,7 @@ def _inputs(weight: float, *others: io.Input) -> list[io.Input]:
             min=0.0,
             max=0.5,
             step=0.01,
-            tooltip="EoT over the framing: every other step or so the person is smaller by up to this share, or larger by up to half. 0 is fragile.",
+            tooltip="EoT over the framing: in half of the steps the person is smaller by up to this share, or larger by half of it.",
         ),
         io.Float.Input(
             "framing_shift",
