@@ -94,6 +94,17 @@ def pictures(drawings: int, photos: Path | None) -> Iterator[tuple[Tensor, Frami
         yield photo, around_face(tuple(entry["eyes"]), tuple(entry["chin"]), torch.ones(1, 1, *size), size)
 
 
+def follows(clean: tuple[Tensor, Tensor], index: int) -> bool:
+    """Whether the animator moves the clean picture at all; what stays still anyway says nothing about a protection."""
+    try:
+        for frames in clean:
+            obedience(frames, frames)
+    except ValueError as error:
+        print(f"picture {index} is left out, clean as it is: {error}", flush=True)
+        return False
+    return True
+
+
 def protected(animator: FaceAnimator, photo: Tensor, framing: Framing, recipe: Recipe, budget: float) -> Tensor:
     loss = Disobedience(FaceSetup(animator, framing, scale=recipe.scale, shift=recipe.shift))
     run = protect(
@@ -127,10 +138,13 @@ def main() -> None:
     jpeg: Callable[[Tensor], Tensor] = JPEGFile(75)
     rows: dict[str, list[list[float]]] = {}
     for index, (photo, framing) in enumerate(pictures(options.drawings, options.photos)):
+        cleans = {HERE: animated(animator, photo, framing, HERE), ELSEWHERE: animated(animator, photo, framing, ELSEWHERE)}
+        if not all(follows(clean, index) for clean in cleans.values()):
+            continue
         changed = {"noise": noisy(photo, options.budget, index)}
         changed |= {name: protected(animator, photo, framing, recipe, options.budget) for name, recipe in RECIPES.items()}
         for square, moved in (("", HERE), (", elsewhere", ELSEWHERE)):
-            clean = animated(animator, photo, framing, moved)
+            clean = cleans[moved]
             for name, picture in changed.items():
                 edits = {name + square: picture} | ({f"{name}, JPEG 75{square}": jpeg(picture)} if name in RECIPES else {})
                 for row, edited in edits.items():

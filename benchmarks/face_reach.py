@@ -23,7 +23,7 @@ from bench.paths import BENCH
 from bench.weights import face_animator, lpips_backbone
 from drawings import drawing
 from effect import interval
-from face_effect import HERE, PLAIN, animated, noisy, pictures, protected
+from face_effect import HERE, PLAIN, animated, follows, noisy, pictures, protected
 from safetensors.torch import load_file
 from stillguard.engine.animators.face.animator import Stages, load_face_animator
 from stillguard.engine.animators.face.framing import Framing, Reframing, whole
@@ -183,6 +183,8 @@ def main() -> None:
     for index, (whole_photo, whole_framing) in enumerate(pictures(options.drawings, options.photos)):
         photo, framing = in_square(whole_photo, whole_framing)
         clean = animated(animator, photo, framing, HERE)
+        if not follows(clean, index):
+            continue
         for name, make in made_by.items():
             picture = make(photo, framing, index)
             measure(name, picture, clean, picture)
