@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from .saved import Saved, SavedTensors
+
 META = torch.device("meta")
 # Operations with a device among their arguments that also copy a tensor's values there.
 _KEEPS_VALUES = (torch.ops.aten._to_copy.default,)
@@ -37,7 +39,7 @@ def footprint(forward: Callable[[], Sequence[Tensor]], backward: Callable[[Seque
     Inputs are tensors on the meta device, and the networks' weights too, see `weightless`. What kernels take for themselves while they
     run, and what an allocator rounds up, are not in it.
     """
-    with Shapes() as count, _fused_kernels(), torch.autograd.graph.saved_tensors_hooks(count.save, _Saved.read):
+    with Shapes() as count, _fused_kernels(), torch.autograd.graph.saved_tensors_hooks(count.saved.save, Saved.read):
         outputs = forward()
         kept, results = count.live, sum(output.nbytes for output in outputs)
         (backward or send_back)(outputs)
@@ -108,44 +110,16 @@ class Shapes(LiveBytes):
 
     def __init__(self) -> None:
         super().__init__()
-        self._saved: weakref.WeakSet[_Saved] = weakref.WeakSet()
+        self.saved = SavedTensors()
 
     def run(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         makes = any(argument.name == "device" for argument in function._schema.arguments)
         if any(tensor.is_meta for tensor in _tensors((args, kwargs))) or (makes and function not in _KEEPS_VALUES):
             args, kwargs = tree_map_only(Tensor, _without_values, (args, kwargs))
             kwargs |= {"device": META} if makes else {}
-        if function._schema.is_mutable:
-            self._copy_saved(function, args)
+        for copy in self.saved.copy_changed(function, args, kwargs):
+            self._note(copy)
         return function(*args, **kwargs)
-
-    def save(self, tensor: Tensor) -> _Saved:
-        """A pack hook for torch.autograd.graph.saved_tensors_hooks.
-
-        As under allow_mutation_on_saved_tensors, which core's video models need, what a graph keeps is copied before it changes.
-        """
-        saved = _Saved(tensor)
-        self._saved.add(saved)
-        return saved
-
-    def _copy_saved(self, function: Any, args: tuple[Any, ...]) -> None:
-        for argument, value in zip(function._schema.arguments, args, strict=False):
-            if isinstance(value, Tensor) and argument.alias_info is not None and argument.alias_info.is_write:
-                storage = value.untyped_storage()
-                changed = [saved for saved in self._saved if saved.tensor.untyped_storage() is storage]
-                # One copy of each tensor, however often the graph keeps it.
-                copies = {id(tensor): tensor.clone() for tensor in [saved.tensor for saved in changed]}
-                for saved in changed:
-                    saved.tensor = copies[id(saved.tensor)]
-                    self._note(saved.tensor)
-
-
-@dataclass(eq=False)
-class _Saved:
-    tensor: Tensor
-
-    def read(self) -> Tensor:
-        return self.tensor
 
 
 def _tensors(values: Any) -> list[Tensor]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from image_models import KINDS, image_latents, image_model, image_prompt
 from stillguard.engine import Objective, Observation, Term
+from stillguard.engine.compute.saved import in_place_allowed
 from stillguard.engine.draws import SeededDraws
 from stillguard.engine.observation import Features
 from stillguard.engine.surrogates.denoiser import PictureSetup, Tap
@@ -326,7 +327,7 @@ def test_half_precision_keeps_the_gradient(surrogate: DiffusionSurrogate, kind: 
             denoiser = DifferentiableDenoiser(model)
             assert denoiser.model.get_dtype_inference() == dtype
             noisy = image_latents(model, 8).requires_grad_()
-            with torch.autograd.graph.allow_mutation_on_saved_tensors():
+            with in_place_allowed():
                 estimate, *_ = denoiser.estimate(noisy, 0.6, denoiser.conditioned(image_prompt(), noisy.detach()))
                 (1e-7 * estimate.square().mean()).backward()
             found.append(noisy.grad)

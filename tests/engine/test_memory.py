@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from stillguard.engine.compute.memory import META, Footprint, LiveBytes, footprint, send_back, weightless
+from stillguard.engine.compute.saved import in_place_allowed
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -46,7 +47,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 def real(network: nn.Module, shape: tuple[int, ...], *, recomputed: bool) -> Footprint:
     leaf = torch.rand(shape).requires_grad_()
-    with LiveBytes() as count, torch.autograd.graph.allow_mutation_on_saved_tensors():
+    with LiveBytes() as count, in_place_allowed():
         output = checkpoint(network, leaf, use_reentrant=False) if recomputed else network(leaf)
         kept = count.live
         send_back([output])

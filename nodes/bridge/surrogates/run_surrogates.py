@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Hashable, Iterator
 from typing import Any, TypeVar, cast
 
 import comfy.model_management
-import torch
 
+from ....engine.compute.saved import in_place_allowed
 from ..memory.devices import whole
 from ..memory.room import Room, Warn, checkpointing
 from .resident import Resident
@@ -93,7 +93,7 @@ class Surrogates:
         Not around a whole run, since what keeps their old values keeps a note of every one until it ends.
         """
         in_place = any(resident.in_place for resident in self._residents.values())
-        return torch.autograd.graph.allow_mutation_on_saved_tensors() if in_place else contextlib.nullcontext()
+        return in_place_allowed() if in_place else contextlib.nullcontext()
 
     def _weights(self, low_memory: bool) -> float:
         """Bytes of weights that are on the device together: with low memory, of what takes turns the one at work and the next."""

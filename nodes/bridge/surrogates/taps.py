@@ -191,7 +191,7 @@ def _recomputed(part: nn.Module) -> Iterator[None]:
 
 class _Recomputed(torch.autograd.Function):
     """torch.utils.checkpoint for blocks that change tensors in place, which core has many of: what is computed again is kept as what is
-    computed once, so that torch.autograd.graph.allow_mutation_on_saved_tensors holds for it too.
+    computed once, so that `in_place_allowed` holds for it too.
     """
 
     @staticmethod
