@@ -82,25 +82,25 @@ def animated(animator: FaceAnimator, picture: Tensor, framing: Framing, moved: R
     return torch.cat([rest, *driven[: len(EXPRESSIONS)]]), torch.cat([rest, *driven[len(EXPRESSIONS) :]])
 
 
-def pictures(drawings: int, photos: Path | None) -> Iterator[tuple[Tensor, Framing]]:
-    """Each [1,3,H,W] with its square."""
+def pictures(drawings: int, photos: Path | None) -> Iterator[tuple[str, Tensor, Framing]]:
+    """Each one's name, [1,3,H,W] and square."""
     for seed in range(drawings):
         rgba = from_pillow(drawing(seed))[None]
-        yield on_white(rgba), whole(rgba[:, 3:], (rgba.shape[-2], rgba.shape[-1]))
+        yield f"drawing {seed}", on_white(rgba), whole(rgba[:, 3:], (rgba.shape[-2], rgba.shape[-1]))
     for entry in json.loads(photos.read_text(encoding="utf-8")) if photos else ():
         with Image.open(Path(entry["file"])) as opened:
             photo = from_pillow(opened.convert("RGB"))[None]
         size = (photo.shape[-2], photo.shape[-1])
-        yield photo, around_face(tuple(entry["eyes"]), tuple(entry["chin"]), torch.ones(1, 1, *size), size)
+        yield Path(entry["file"]).name, photo, around_face(tuple(entry["eyes"]), tuple(entry["chin"]), torch.ones(1, 1, *size), size)
 
 
-def follows(clean: tuple[Tensor, Tensor], index: int) -> bool:
+def follows(clean: tuple[Tensor, Tensor], name: str) -> bool:
     """Whether the animator moves the clean picture at all; what stays still anyway says nothing about a protection."""
     try:
         for frames in clean:
             obedience(frames, frames)
     except ValueError as error:
-        print(f"picture {index} is left out, clean as it is: {error}", flush=True)
+        print(f"{name} is left out, clean as it is: {error}", flush=True)
         return False
     return True
 
@@ -137,22 +137,22 @@ def main() -> None:
     animator = load_face_animator(face_animator(BENCH / "models"))
     jpeg: Callable[[Tensor], Tensor] = JPEGFile(75)
     rows: dict[str, list[list[float]]] = {}
-    for index, (photo, framing) in enumerate(pictures(options.drawings, options.photos)):
+    for index, (name, photo, framing) in enumerate(pictures(options.drawings, options.photos)):
         cleans = {HERE: animated(animator, photo, framing, HERE), ELSEWHERE: animated(animator, photo, framing, ELSEWHERE)}
-        if not all(follows(clean, index) for clean in cleans.values()):
+        if not all(follows(clean, name) for clean in cleans.values()):
             continue
         changed = {"noise": noisy(photo, options.budget, index)}
         changed |= {name: protected(animator, photo, framing, recipe, options.budget) for name, recipe in RECIPES.items()}
         for square, moved in (("", HERE), (", elsewhere", ELSEWHERE)):
             clean = cleans[moved]
-            for name, picture in changed.items():
-                edits = {name + square: picture} | ({f"{name}, JPEG 75{square}": jpeg(picture)} if name in RECIPES else {})
+            for way, picture in changed.items():
+                edits = {way + square: picture} | ({f"{way}, JPEG 75{square}": jpeg(picture)} if way in RECIPES else {})
                 for row, edited in edits.items():
                     made = animated(animator, edited, framing, moved)
                     left = [float(obedience(c, m).mean()) for c, m in zip(clean, made, strict=True)]
                     rows.setdefault(row, []).append([*left, float(psnr(picture, photo))])
-        last = "; ".join(f"{name} {values[-1][0]:.2f} {values[-1][1]:.2f}" for name, values in rows.items())
-        print(f"picture {index}: {last}", flush=True)
+        last = "; ".join(f"{row} {values[-1][0]:.2f} {values[-1][1]:.2f}" for row, values in rows.items())
+        print(f"{name}: {last}", flush=True)
     print(f"\n{'':36} {'expressions left':24} {'turns left':24} photo, dB")
     for name, values in rows.items():
         table = torch.tensor(values)

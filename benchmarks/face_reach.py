@@ -1,18 +1,20 @@
 """What else reaches the face animator, and what heals a face that no longer obeys: obedience left, LPIPS of the animation, visibility.
 
-    nox -s benchmarks -- face_reach --taef2 FOLDER --data PAIRS [--drawings 6] [--photos PHOTOS.json]
+    nox -s benchmarks -- face_reach --taef2 FOLDER --data PAIRS [--drawings 6] [--photos PHOTOS.json] [--known ROWS.json ...]
 
 Every picture is first cut to the animator's own square of 512 px. Then at one budget: random signs; VAE Latent through the shipped
 autoencoder and TAEF2; the shipped image encoder's embedding; LPIPS pushed up; one perturbation for all, made on drawings that are not
 measured; Disobedience made on turns of the head alone or on expressions alone, measured on both; and Disobedience itself, then after
-JPEG 75, half the size, a shift, and DDSPure with a denoiser in pixels that `purifiers` trains on PAIRS. Four minutes a picture on one core.
-PHOTOS.json: see face_effect.
+JPEG 75, half the size, a shift, and DDSPure with a denoiser in pixels that `purifiers` trains on PAIRS. Nine minutes a picture on one core.
+PHOTOS.json: see face_effect. ROWS.json: what is measured is kept in the first one as soon as a picture is done, and what any of them has
+is not measured again, so that a run that ended goes on and several make one table.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,6 +161,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--budget", type=float, default=8.0)
+    parser.add_argument("--known", type=Path, nargs="+", default=[purifiers.CACHE / "face_reach.json"])
     options = parser.parse_args()
     torch.set_num_threads(1)
     purifiers.CACHE.mkdir(parents=True, exist_ok=True)
@@ -167,7 +170,8 @@ def main() -> None:
     purifiers.train(denoiser, "pixels", options.data, options.minutes)
     lpips = purifiers.load_perceptual_network(lpips_backbone(BENCH / "models" / "stillguard"))
     animator = load_face_animator(face_animator(BENCH / "models"))
-    rows: dict[str, list[list[float]]] = {}
+    kept = {file: json.loads(file.read_text(encoding="utf-8")) if file.exists() else {} for file in options.known}
+    known: dict[str, dict[str, list[float]]] = {name: rows for rows_by_name in kept.values() for name, rows in rows_by_name.items()}
 
     def apart(first: Tensor, second: Tensor) -> float:
         return float(lpips.distance(lpips.activations(first), lpips.activations(second)).mean())
@@ -177,14 +181,18 @@ def main() -> None:
         left = [float(obedience(c, m).mean()) for c, m in zip(clean, made, strict=True)]
         # Of one expression and one turn: LPIPS takes as long as the animator.
         broken = sum(apart(c[1:2], m[1:2]) for c, m in zip(clean, made, strict=True)) / 2
-        rows.setdefault(name, []).append([*left, broken, float(psnr(shown, photo)), apart(shown, photo)])
+        rows[name] = [*left, broken, float(psnr(shown, photo)), apart(shown, photo)]
 
-    made_by = ways(animator, options)
-    for index, (whole_photo, whole_framing) in enumerate(pictures(options.drawings, options.photos)):
+    made_by: dict[str, Made] = {}
+    for index, (title, whole_photo, whole_framing) in enumerate(pictures(options.drawings, options.photos)):
+        if title in known:
+            continue
         photo, framing = in_square(whole_photo, whole_framing)
         clean = animated(animator, photo, framing, HERE)
-        if not follows(clean, index):
+        if not follows(clean, title):
             continue
+        rows: dict[str, list[float]] = {}
+        made_by = made_by or ways(animator, options)
         for name, make in made_by.items():
             picture = make(photo, framing, index)
             measure(name, picture, clean, picture)
@@ -192,12 +200,18 @@ def main() -> None:
             measure(f"Disobedience, {name}", edit(picture), clean, picture)
         # The clean picture too: its movement has to lie where the other's does.
         measure("Disobedience, 4 pixels elsewhere", picture, animated(animator, photo, framing, SHIFTED), picture, SHIFTED)
-        print(f"picture {index}: " + "; ".join(f"{name} {v[-1][0]:.2f} {v[-1][1]:.2f}" for name, v in rows.items()), flush=True)
-    print(
-        "\n| perturbation | expressions left | turns left | LPIPS of the animation | photo, dB | photo, LPIPS |\n|---|---|---|---|---|---|"
-    )
-    for name, values in rows.items():
-        table = torch.tensor(values)
+        print(f"{title}: " + "; ".join(f"{name} {v[0]:.2f} {v[1]:.2f}" for name, v in rows.items()), flush=True)
+        known[title] = kept[options.known[0]][title] = rows
+        options.known[0].write_text(json.dumps(kept[options.known[0]]), encoding="utf-8")
+    print_table(known)
+
+
+def print_table(known: dict[str, dict[str, list[float]]]) -> None:
+    """known: of every picture, of every way: expressions left, turns left, LPIPS of the animation, dB and LPIPS of the photo."""
+    print(f"\n{len(known)} pictures: {', '.join(known)}\n")
+    print("| perturbation | expressions left | turns left | LPIPS of the animation | photo, dB | photo, LPIPS |\n|---|---|---|---|---|---|")
+    for name in next(iter(known.values()), {}):
+        table = torch.tensor([rows[name] for rows in known.values()])
         cells = ["{:.2f} ({:.2f} to {:.2f})".format(*interval(column.tolist())) for column in table[:, :3].T]
         print(f"| {name} | {' | '.join(cells)} | {table[:, 3].mean():.1f} | {table[:, 4].mean():.3f} |")
 
