@@ -7,6 +7,7 @@ with nothing; without help, attention to the reference takes longer to form than
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -32,7 +33,49 @@ WAVES = (1, 2, 4)
 SHARPNESS = 2.5
 
 
-class Animator(nn.Module):
+class Located(nn.Module):
+    """Networks that begin with nothing, whose features are taught to tell where in the picture they are.
+
+    probes: of each upper block, which read the place from its tokens. position_error: how badly they can in the last pass in training.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.probes = nn.ModuleDict()
+        self.position_error = torch.zeros(())
+        # In a list: its weights are another module's.
+        self._watched: list[nn.Module] = []
+
+    @property
+    def watched(self) -> nn.Module:
+        return self._watched[0]
+
+    def rehearse(self, generator: torch.Generator) -> None:
+        """A pass on noise."""
+        raise NotImplementedError
+
+    def watch(self, unet: nn.Module) -> None:
+        """Of this UNet the upper blocks."""
+        self._watched = [unet]
+        for name, block in spatial_blocks(unet):
+            if name.startswith("up_blocks."):
+                width = block.get_parameter("norm1.weight").shape[0]
+                self.probes[name.replace(".", "-")] = nn.Linear(width, 4 * len(WAVES), bias=False)
+                block.get_submodule("norm1").register_forward_hook(partial(self._locate, name))
+
+    def compare(self, bank: Mapping[str, Tensor]) -> None:
+        """The same probes for features of the photo, so that a place looks alike in both networks."""
+        for name in self.probes:
+            self._locate(name.replace("-", "."), self, None, bank[name.replace("-", ".")])
+
+    def _locate(self, name: str, module: nn.Module, inputs: object, tokens: Tensor) -> None:
+        """Add how badly a block's tokens [B,T,C] tell their place."""
+        if self.training:
+            told = self.probes[name.replace(".", "-")](tokens)
+            self.position_error = self.position_error + F.mse_loss(told.float(), places(tokens.shape[1]).to(told.device).expand_as(told))
+
+
+class Animator(Located):
     """The two networks, trainable."""
 
     def __init__(self) -> None:
@@ -53,19 +96,7 @@ class Animator(nn.Module):
             # A plain start loses thin lines on black within seven layers; SiLU's slope at 0 is a half.
             nn.init.normal_(layer.weight, std=2 / math.sqrt(layer.weight[0].numel()))
             nn.init.zeros_(layer.bias)
-        self.probes = nn.ModuleDict()
-        self.position_error = torch.zeros(())
-        for name, block in spatial_blocks(motion):
-            if name.startswith("up_blocks."):
-                width = block.get_parameter("norm1.weight").shape[0]
-                self.probes[name.replace(".", "-")] = nn.Linear(width, 4 * len(WAVES), bias=False)
-                block.get_submodule("norm1").register_forward_hook(partial(self._locate, name))
-
-    def _locate(self, name: str, module: nn.Module, inputs: object, tokens: Tensor) -> None:
-        """Add how badly a block's tokens [B,T,C] tell their place."""
-        if self.training:
-            told = self.probes[name.replace(".", "-")](tokens)
-            self.position_error = self.position_error + F.mse_loss(told.float(), places(tokens.shape[1]).to(told.device).expand_as(told))
+        self.watch(motion)
 
     def forward(self, noisy: Tensor, timesteps: Tensor, reference: Tensor, tokens: Tensor, poses: Tensor, *, guided: bool) -> Tensor:
         """v of [B,4,N,h,w]; timesteps [B], reference [B,4,h,w], tokens [B,1,D], poses [B,N,3,S,S]. Unguided: the reference is unseen."""
@@ -74,13 +105,19 @@ class Animator(nn.Module):
         if not guided:
             return self.animator.denoise(noisy, timesteps, torch.zeros_like(tokens), pose)
         bank = dict(zip(self.reference.names, self.reference(reference, 0, tokens), strict=True))
-        for name in self.probes:
-            # The same probe for both networks, so that a place looks alike in both.
-            self._locate(name.replace("-", "."), self, None, bank[name.replace("-", ".")])
+        self.compare(bank)
         return self.animator.denoise(noisy, timesteps, tokens, pose, bank)
 
+    def rehearse(self, generator: torch.Generator) -> None:
+        """A pass on noise."""
+        noisy, reference, tokens = (
+            torch.randn(shape, generator=generator) for shape in ((16, 4, 1, 16, 16), (16, 4, 16, 16), (16, 1, CONTEXT))
+        )
+        timesteps = torch.randint(1000, (16,), generator=generator)
+        self(noisy, timesteps, reference, tokens, torch.zeros(16, 1, 3, SIDE, SIDE), guided=True)
 
-def settle(network: Animator, seed: int, *, steps: int = 50) -> None:
+
+def settle(network: Located, seed: int, *, steps: int = 50) -> None:
     """Let the attention of the upper blocks begin by looking at the same place of the photo.
 
     Content cannot tell it there: at high noise a frame has none. From nothing, attention to the reference takes longer to form than all the
@@ -88,17 +125,13 @@ def settle(network: Animator, seed: int, *, steps: int = 50) -> None:
     """
     generator, optimiser = torch.Generator().manual_seed(seed), torch.optim.AdamW(network.parameters(), lr=2e-3)
     for _ in range(steps):
-        noisy, reference, tokens = (
-            torch.randn(shape, generator=generator) for shape in ((16, 4, 1, 16, 16), (16, 4, 16, 16), (16, 1, CONTEXT))
-        )
-        timesteps = torch.randint(1000, (16,), generator=generator)
         with mixed(torch.device("cpu")):
-            network(noisy, timesteps, reference, tokens, torch.zeros(16, 1, 3, SIDE, SIDE), guided=True)
+            network.rehearse(generator)
         network.zero_grad(set_to_none=True)
         network.position_error.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
-    for name, block in spatial_blocks(network.animator.unet):
+    for name, block in spatial_blocks(network.watched):
         if name.startswith("up_blocks."):
             _look_at_own_place(block.get_submodule("attn1"), network.probes[name.replace(".", "-")].get_parameter("weight").detach())
 
