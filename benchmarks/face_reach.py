@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,8 @@ import torch
 from bench.paths import BENCH
 from bench.weights import face_animator, lpips_backbone
 from drawings import drawing
-from effect import interval
 from face_effect import HERE, PLAIN, animated, follows, noisy, pictures, protected
+from rows import SPREAD, Rows
 from safetensors.torch import load_file
 from stillguard.engine.animators.face.animator import Stages, load_face_animator
 from stillguard.engine.animators.face.framing import Framing, Reframing, whole
@@ -170,8 +169,7 @@ def main() -> None:
     purifiers.train(denoiser, "pixels", options.data, options.minutes)
     lpips = purifiers.load_perceptual_network(lpips_backbone(BENCH / "models" / "stillguard"))
     animator = load_face_animator(face_animator(BENCH / "models"))
-    kept = {file: json.loads(file.read_text(encoding="utf-8")) if file.exists() else {} for file in options.known}
-    known: dict[str, dict[str, list[float]]] = {name: rows for rows_by_name in kept.values() for name, rows in rows_by_name.items()}
+    known = Rows(options.known)
 
     def apart(first: Tensor, second: Tensor) -> float:
         return float(lpips.distance(lpips.activations(first), lpips.activations(second)).mean())
@@ -185,7 +183,7 @@ def main() -> None:
 
     made_by: dict[str, Made] = {}
     for index, (title, whole_photo, whole_framing) in enumerate(pictures(options.drawings, options.photos)):
-        if title in known:
+        if title in known.all:
             continue
         photo, framing = in_square(whole_photo, whole_framing)
         clean = animated(animator, photo, framing, HERE)
@@ -201,19 +199,9 @@ def main() -> None:
         # The clean picture too: its movement has to lie where the other's does.
         measure("Disobedience, 4 pixels elsewhere", picture, animated(animator, photo, framing, SHIFTED), picture, SHIFTED)
         print(f"{title}: " + "; ".join(f"{name} {v[0]:.2f} {v[1]:.2f}" for name, v in rows.items()), flush=True)
-        known[title] = kept[options.known[0]][title] = rows
-        options.known[0].write_text(json.dumps(kept[options.known[0]]), encoding="utf-8")
-    print_table(known)
-
-
-def print_table(known: dict[str, dict[str, list[float]]]) -> None:
-    """known: of every picture, of every way: expressions left, turns left, LPIPS of the animation, dB and LPIPS of the photo."""
-    print(f"\n{len(known)} pictures: {', '.join(known)}\n")
-    print("| perturbation | expressions left | turns left | LPIPS of the animation | photo, dB | photo, LPIPS |\n|---|---|---|---|---|---|")
-    for name in next(iter(known.values()), {}):
-        table = torch.tensor([rows[name] for rows in known.values()])
-        cells = ["{:.2f} ({:.2f} to {:.2f})".format(*interval(column.tolist())) for column in table[:, :3].T]
-        print(f"| {name} | {' | '.join(cells)} | {table[:, 3].mean():.1f} | {table[:, 4].mean():.3f} |")
+        known.keep(title, rows)
+    columns = ("perturbation", "expressions left", "turns left", "LPIPS of the animation", "photo, dB", "photo, LPIPS")
+    known.print_table(columns, (SPREAD, SPREAD, SPREAD, "{:.1f}", "{:.3f}"))
 
 
 if __name__ == "__main__":
