@@ -87,11 +87,16 @@ def branches(build: Branch, *, top: int = 40, height: int = 580) -> tuple[list[N
     return nodes, frames
 
 
-def report(frames: dict[str, Link], victim: str, left: int, *, surrogate: bool = False, seen: dict[str, Link] | None = None) -> list[Node]:
-    """Compare Videos and Protection Report, at the right edge. seen: networks that measures look with, by Compare Videos' inputs."""
+def report(
+    frames: dict[str, Link], victim: str, left: int, *, top: int = 40, surrogate: bool = False, seen: dict[str, Link] | None = None
+) -> list[Node]:
+    """Compare Videos and Protection Report, at the right edge. seen: networks that measures look with, by Compare Videos' inputs.
+
+    Below Compare Videos nothing may stand: it grows with its table. top: its edge, below `watched` where that is drawn.
+    """
     widgets = {"victim": victim, "surrogate": surrogate}
     return [
-        Node("compare", "StillguardCompareVideos", (left, 40), (520, 920), widgets=widgets, links={**frames, **(seen or {})}),
+        Node("compare", "StillguardCompareVideos", (left, top), (520, 920), widgets=widgets, links={**frames, **(seen or {})}),
         Node(
             "report",
             "StillguardProtectionReport",
@@ -102,17 +107,21 @@ def report(frames: dict[str, Link], victim: str, left: int, *, surrogate: bool =
     ]
 
 
+WATCHED = 640
+"""Where `watched` ends."""
+
+
 def watched(frames: dict[str, Link], left: int, *, fps: float, audio: Link | None = None) -> list[Node]:
-    """A video of the three branches side by side, below the report. For victims that make videos. audio: what they were told."""
+    """A video of the three branches side by side, above Compare Videos. For victims that make videos. audio: what they were told."""
     # Frames have one size; matching it would send them through a resampler that rounds down.
     joining = {"direction": "right", "match_image_size": False}
     first = {"image1": frames["clean"], "image2": frames["protected"]}
     second = {"image1": ("two", 0), "image2": frames["noise"]}
     sound = {} if audio is None else {"audio": audio}
     return [
-        Node("two", "ImageStitch", (left, 1000), (400, 160), widgets=joining, links=first),
-        Node("three", "ImageStitch", (left, 1220), (400, 160), widgets=joining, links=second),
-        Node("video", "CreateVideo", (left, 1440), (400, 80), widgets={"fps": fps}, links={"images": ("three", 0), **sound}),
+        Node("two", "ImageStitch", (left, 40), (400, 160), widgets=joining, links=first),
+        Node("three", "ImageStitch", (left, 260), (400, 160), widgets=joining, links=second),
+        Node("video", "CreateVideo", (left, 480), (400, 80), widgets={"fps": fps}, links={"images": ("three", 0), **sound}),
         Node(
             "saved",
             "SaveVideo",
@@ -168,4 +177,4 @@ def workflow(
     shown = [] if fps is None else watched(frames, right, fps=fps)
     note = NOTE.format(victim=victim, does="edits" if fps is None else "animates", files=files)
     seen = None if clip_vision is None else {"clip_vision": clip_vision}
-    return [*pictures(note), *victim_nodes, *attacked, *report(frames, victim, right, seen=seen), *shown]
+    return [*pictures(note), *victim_nodes, *attacked, *report(frames, victim, right, top=WATCHED if shown else 40, seen=seen), *shown]

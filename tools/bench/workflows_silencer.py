@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .workflow_node import Link, Node
-from .workflows_attack import BRANCHES, CLEAN, DRIVERS, MODELS, branches, fixed, pictures, report, watched
+from .workflows_attack import BRANCHES, CLEAN, DRIVERS, MODELS, WATCHED, branches, fixed, pictures, report, watched
 from .workflows_dormant import VAE
 
 FPS = 25.0
@@ -114,7 +114,7 @@ def _speaks(name: str, image: Link, top: int) -> tuple[list[Node], Link]:
     return [Node(key, "StillguardAnimateTalkingHead", (BRANCHES, top), (360, 600), f"Attack: {name}", fixed(), told)], (key, 0)
 
 
-_ATTACKED, _FRAMES = branches(_speaks, height=660)
+_ATTACKED, _FRAMES = branches(_speaks, height=700)
 _RIGHT = BRANCHES + 400
 
 ATTACK_SILENCER = [
@@ -126,6 +126,6 @@ ATTACK_SILENCER = [
     _speech("recording", "Other speech", SAID, (DRIVERS, 40), 340),
     Node("said", "TrimAudioDuration", (DRIVERS, 260), (340, 90), "Its first seconds", {"duration": SECONDS}, {"audio": ("recording", 0)}),
     *_ATTACKED,
-    *report(_FRAMES, "Hallo", _RIGHT, surrogate=True, seen={"face_detection_model": ("detector", 0)}),
+    *report(_FRAMES, "Hallo", _RIGHT, top=WATCHED, surrogate=True, seen={"face_detection_model": ("detector", 0)}),
     *watched(_FRAMES, _RIGHT, fps=FPS, audio=("said", 0)),
 ]
