@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 from bench import animator_files, cpu_shim, video_files
+from bench.face_files import face_detector
 from bench.home import save_astronaut, save_drawing, save_example_poses, save_voice
 from bench.paths import BENCH
 from bench.pose_clip import save_pose_clip
@@ -89,11 +90,16 @@ def server(tmp_path_factory: pytest.TempPathFactory, vgg_file: Path) -> Iterator
     save_pose_clip(base / "input" / "pose.mp4", frames=5)
     save_example_poses(base / "input")
     save_drawing(base / "input")
+    for name, tone in (("speech.wav", 330), ("voice.wav", 220)):
+        save_voice(base / "input" / name, tone=tone)
     weights = base / "models" / "stillguard"
     weights.mkdir(parents=True)
     shutil.copy(vgg_file, weights)
     animator_files.face_animator(weights)
     animator_files.publish(weights)
+    # As much speech as TestkitTinyAudioEncoder gives.
+    animator_files.talking_head(weights, widths=(32, 32, 64, 64), context=16, audio=(5 * 2 * 16, 6, 24))
+    face_detector(base / "models" / "detection")
     animator_files.stable_diffusion(base / "models" / "checkpoints")
     video_files.publish(base / "models")
     # One thread: with more, small networks spend their time waiting for each other on a busy machine.
@@ -105,7 +111,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, vgg_file: Path) -> Iterator
 def pack_server(server: ComfyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     """As `server`, with its files and with a stand-in for each third-party pack that a workflow attacks with."""
     base = tmp_path_factory.mktemp("packs")
-    save_voice(server.base / "input" / "voice.wav")
     for folder in ("models", "input"):
         link_folder(server.base / folder, base / folder)
     with ComfyServer(base, packs=[ROOT / "tests" / "testkit", *write_stub_packs(base / "stubs")], threads=1) as running:

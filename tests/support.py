@@ -57,6 +57,10 @@ QUICK: dict[str, dict[str, object]] = {
     "StillguardAnimateLabVictim": {"steps": 2},
     # It has one size, at which a frame takes seconds.
     "StillguardAnimateFace": {"motion": "one pose", "motion.frames": 1, "mouth_open": 1.0},
+    "StillguardSilencer": {"steps": 2, "second_steps": 2, "working_size": 64},
+    "StillguardAnimateTalkingHead": {"steps": 1, "guidance": 1.0, "working_size": 64},
+    # The shortest that a talking head hears.
+    "TrimAudioDuration": {"duration": 0.2},
     "StillguardI2VSurrogate": {"length": 5, "prior_steps": 2},
     "StillguardI2VGuard": {"steps": 2, "working_size": 64},
     "SVD_img2vid_Conditioning": {"width": 64, "height": 64, "video_frames": 3},
@@ -85,9 +89,10 @@ SMALL_FILES = {
     # The same layout: 16 channels, an eighth of the width, a quarter of the frames.
     "hunyuan_video_vae_bf16.safetensors": "tiny_wan_vae.safetensors",
 }
-# Core's loaders accept no encoder of this size: image encoders from ViT-L on, and published text encoders.
+# Core's loaders accept no encoder of this size: image encoders from ViT-L on, published text encoders, speech from wav2vec2-base on.
 STAND_INS = {
     "CLIPVisionLoader": "TestkitTinyCLIPVision",
+    "AudioEncoderLoader": "TestkitTinyAudioEncoder",
     "CLIPTextEncode": "TestkitTinyConditioning",
     "TextEncodeHunyuanVideo_ImageToVideo": "TestkitTinyConditioning",
 }
@@ -106,7 +111,7 @@ def _stand_in(kind: str, values: Collection[object], wide: bool) -> dict[str, ob
     """Inputs of what stands in for a node of these inputs."""
     if kind == "CLIPVisionLoader":
         return dict(WAN_ENCODER if "clip_vision_h.safetensors" in values else OTHER_ENCODER)
-    return {"width": 768 if wide else 16}
+    return {} if kind == "AudioEncoderLoader" else {"width": 768 if wide else 16}
 
 
 def make_quick(prompt: Graph) -> Graph:

@@ -38,7 +38,9 @@ class SavedTensors:
 
     def save(self, tensor: Tensor) -> Saved:
         """A pack hook for torch.autograd.graph.saved_tensors_hooks, to go with `Saved.read`."""
-        saved = Saved(tensor)
+        # Without its place in the graph, which torch notes itself: an operation that keeps its own result, as softmax does, would hold
+        # itself and with it everything before, for good where no backward pass comes through.
+        saved = Saved(tensor.detach())
         # What is saved holds the memory, so that no other tensor's has this name meanwhile.
         self._at.setdefault(_memory(tensor), weakref.WeakSet()).add(saved)
         return saved

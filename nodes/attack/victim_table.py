@@ -42,9 +42,9 @@ LAB = (
         requires=("StillguardAnimateTalkingHead", "AudioEncoderLoader"),
         pictures=(("StillguardAnimateTalkingHead", "image"),),
         driver="audio",
-        workflow=None,
+        workflow="attack_silencer",
         models=(ModelFile("stillguard", "net.*"), ModelFile("audio_encoders", "*wav2vec2*base*")),
-        remark="Hallo: a portrait speaks, 25 frames a second.",
+        remark="Hallo: a portrait speaks, 25 frames a second; the workflow can protect the photo from this very model.",
     ),
     Victim(
         "AnimateAnyone",

@@ -113,6 +113,20 @@ def test_a_mistake_is_explained_in_the_page(page: Frontend, request: pytest.Fixt
     page.page.evaluate("app.extensionManager.toast.removeAll()")
 
 
+def test_a_file_that_core_cannot_read_is_explained_too(page: Frontend, server: ComfyServer, request: pytest.FixtureRequest) -> None:
+    """Core says what its library says: "Invalid data found", and where the file lies."""
+    (server.base / "input" / "garbage.wav").write_bytes(bytes(range(256)))
+    quick(page, ROOT / "workflows" / "protect_silencer.json")
+    page.page.evaluate(
+        "() => { app.graph.nodes.find(n => n.title === 'Speech').widgets.find(widget => widget.name === 'audio').value = 'garbage.wav'; }"
+    )
+    assert page.run() == "error"
+    page.page.get_by_text("Load Audio cannot read its file: choose another one, or save it again").first.wait_for(timeout=5000)
+    page.page.wait_for_timeout(600)  # messages slide in
+    page.screenshot(BENCH / "screenshots" / f"unreadable-{request.node.callspec.id}.png")
+    page.page.evaluate("app.extensionManager.toast.removeAll()")
+
+
 def test_the_help_page_opens(page: Frontend, request: pytest.FixtureRequest) -> None:
     page.load_workflow(FIRST_TRY)
     page.page.evaluate("app.canvas.selectNode(app.graph.nodes.find(n => n.type === 'StillguardProtect'))")

@@ -71,8 +71,9 @@ ROOT = Path(__file__).parents[2]
 Build = Callable[..., Graph]
 # Wan Animate looks at faces of 512 pixels, however small the video.
 SLOW = {"attack_wan_animate": pytest.mark.slow}
-# attack_svd runs in test_attack_chain.py.
-RUN = [pytest.param(path, id=path.stem, marks=SLOW.get(path.stem, ())) for path in OWN_WORKFLOWS if path.stem != "attack_svd"]
+# They run in test_attack_chain.py and in test_silencer_workflow.py.
+ELSEWHERE = ("attack_svd", "attack_silencer")
+RUN = [pytest.param(path, id=path.stem, marks=SLOW.get(path.stem, ())) for path in OWN_WORKFLOWS if path.stem not in ELSEWHERE]
 
 
 def levels(data: bytes) -> np.ndarray:

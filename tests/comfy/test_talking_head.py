@@ -369,7 +369,7 @@ def test_real_speech_protects_and_attacks_in_the_server(client: Client, server: 
     models = server.base / "models"
     (models / "talking").mkdir(exist_ok=True)
     animator_files.talking_head(models / "talking", widths=(32, 32, 64, 64), context=16, audio=(5 * 12 * 768, 6, 24)).rename(
-        models / "stillguard" / "net.safetensors"
+        models / "stillguard" / "hallo.safetensors"
     )
     base_encoder(models / "audio_encoders" / "wav2vec2_base.safetensors")
     shutil.copy(shared / "media" / "audio" / "data_198-209-0000.ogg", server.base / "input" / "speech.ogg")
@@ -383,7 +383,7 @@ def test_real_speech_protects_and_attacks_in_the_server(client: Client, server: 
         "face": node("SolidMask", value=1.0, width=64, height=64),
         "lips": node("SolidMask", value=0.5, width=64, height=64),
         "vae": node("VAELoader", vae_name="stillguard_lab_vae.safetensors"),
-        "head": node("StillguardLoadTalkingHead", file="net.safetensors", precision="auto"),
+        "head": node("StillguardLoadTalkingHead", file="hallo.safetensors", precision="auto"),
         "encoder": node("AudioEncoderLoader", audio_encoder_name="wav2vec2_base.safetensors"),
         "whole": node("LoadAudio", audio="speech.ogg"),
         "speech": node("TrimAudioDuration", audio=["whole", 0], start_index=1.0, duration=0.8),

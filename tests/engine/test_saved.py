@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import torch
 from stillguard.engine.compute.memory import LiveBytes
 from stillguard.engine.compute.saved import in_place_allowed
@@ -41,6 +44,20 @@ def test_a_part_that_is_kept_is_copied_before_the_whole_changes_and_the_other_wa
 
     with in_place_allowed():
         assert torch.equal(gradient(True), gradient(False))
+
+
+def test_a_graph_that_nobody_goes_back_through_ends_with_its_result() -> None:
+    """Also where an operation keeps its own result, as softmax does: that would be a circle."""
+    factor = torch.ones(4, requires_grad=True)
+    with in_place_allowed():
+        share = (factor * torch.arange(4.0)).softmax(0)
+        memory = weakref.ref(share.untyped_storage())
+        result = share.sigmoid() * factor
+        del share
+        assert memory() is not None
+        del result
+    gc.collect()
+    assert memory() is None
 
 
 def test_one_copy_serves_every_graph_that_keeps_a_tensor() -> None:

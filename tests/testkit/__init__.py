@@ -142,6 +142,16 @@ def tiny_audio_encoder(layers: int = 2, width: int = 16) -> AudioEncoderModel:
     return encoder
 
 
+class TinyAudioEncoder(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="TestkitTinyAudioEncoder", category="testkit", inputs=[], outputs=[io.AudioEncoder.Output()])
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(tiny_audio_encoder())
+
+
 def random_state(network: torch.nn.Module, *, seed: int) -> dict[str, torch.Tensor]:
     """Weights that neither damp nor amplify; norms are the identity."""
     generator, state = torch.Generator().manual_seed(seed), {}
@@ -278,6 +288,7 @@ class Testkit(ComfyExtension):
         return [
             TinyCLIPVision,
             TinyConditioning,
+            TinyAudioEncoder,
             NoTextEncoder,
             TinyImageModel,
             FourfoldVAE,

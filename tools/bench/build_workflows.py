@@ -23,6 +23,7 @@ from .workflows_face import ATTACK_FACE
 from .workflows_i2vguard import ATTACK_I2VGUARD_SVD, ATTACK_I2VGUARD_WAN
 from .workflows_lab import ATTACK_LAB
 from .workflows_packs import WORKFLOWS as PACK_WORKFLOWS
+from .workflows_silencer import ATTACK_SILENCER, PROTECT_SILENCER
 
 _BUILD = """async nodes => {
     const wait = () => new Promise(done => setTimeout(done, 80));
@@ -153,6 +154,8 @@ WORKFLOWS = {
     "attack_lab": ATTACK_LAB,
     "attack_i2vguard_svd": ATTACK_I2VGUARD_SVD,
     "attack_i2vguard_wan": ATTACK_I2VGUARD_WAN,
+    "protect_silencer": PROTECT_SILENCER,
+    "attack_silencer": ATTACK_SILENCER,
     **CORE_WORKFLOWS,
     **PACK_WORKFLOWS,
 }

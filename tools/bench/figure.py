@@ -84,6 +84,8 @@ def main() -> None:
         # Nothing that was done to real models has been seen either.
         "attack_i2vguard_svd": {"photo": photo},
         "attack_i2vguard_wan": {"photo": photo},
+        "protect_silencer": {"photo": photo},
+        "attack_silencer": {"photo": photo},
         **{name: {"photo": photo} for name in (*CORE_WORKFLOWS, *PACK_WORKFLOWS)},
     }
     for name, chosen in wanted.items():

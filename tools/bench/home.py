@@ -53,9 +53,9 @@ def save_astronaut(path: Path, side: int = 512) -> None:
     Image.fromarray(astronaut()).resize((side, side), Image.Resampling.LANCZOS).save(path)
 
 
-def save_voice(path: Path, seconds: int = 2, rate: int = 16000) -> None:
-    """A tone, where a workflow wants the recording of a voice."""
-    samples = (round(8000 * math.sin(2 * math.pi * 220 * i / rate)) for i in range(seconds * rate))
+def save_voice(path: Path, seconds: int = 2, rate: int = 16000, tone: int = 220) -> None:
+    """A tone, where a workflow wants the recording of a voice. tone: in Hz."""
+    samples = (round(8000 * math.sin(2 * math.pi * tone * i / rate)) for i in range(seconds * rate))
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)

@@ -40,32 +40,39 @@ def fixed(**widgets: object) -> dict[str, object]:
     return {"seed": SEED, "control_after_generate": "fixed", **widgets}
 
 
-def pictures(victim: str, files: str, *, does: str = "animates") -> list[Node]:
-    """The note and the three pictures, PICTURES. files: a sentence that names what the victim needs. does: what it does to a picture."""
+EXAMPLE = [
+    Node("small_vae", "VAELoader", (460, 40), (420, 60), widgets={"vae_name": "stillguard_lab_vae.safetensors"}),
+    Node("latent", "StillguardVAELatentLoss", (460, 160), (420, 110), links={"vae": ("small_vae", 0)}),
+    Node(
+        "protect",
+        "StillguardProtect",
+        (460, 330),
+        (420, 620),
+        title="Example protection",
+        widgets=fixed(steps=30, working_size=320),
+        links={"image": CLEAN, "loss": ("latent", 0)},
+    ),
+]
+"""What protects the photo as long as the user gives no protected one: `protect`, and above y = 1000 what it needs."""
+
+
+def pictures(note: str, protection: list[Node] = EXAMPLE, *, note_height: int = 560) -> list[Node]:
+    """The note and the three pictures, PICTURES. protection: as EXAMPLE."""
+    below = 100 + note_height
     return [
-        Node("note", "MarkdownNote", (20, 40), (400, 560), widgets={"text": NOTE.format(victim=victim, does=does, files=files)}),
-        Node("photo", "LoadImage", (20, 660), (400, 400), title="Photo", widgets={"image": "astronaut.png"}),
-        Node("own", "LoadImage", (20, 1120), (400, 400), title="Your protected photo", widgets={"image": "astronaut.png"}),
+        Node("note", "MarkdownNote", (20, 40), (400, note_height), widgets={"text": note}),
+        Node("photo", "LoadImage", (20, below), (400, 400), title="Photo", widgets={"image": "astronaut.png"}),
+        Node("own", "LoadImage", (20, below + 460), (400, 400), title="Your protected photo", widgets={"image": "astronaut.png"}),
         Node(
             "protected",
             "ComfySwitchNode",
-            (20, 1580),
+            (20, below + 920),
             (400, 110),
             title="Use your protected photo",
             links={"on_false": ("protect", 0), "on_true": ("checked", 0)},
         ),
         Node("checked", "StillguardCheckCopy", (460, 1180), (420, 170), links={"clean": CLEAN, "copy": ("own", 0)}),
-        Node("small_vae", "VAELoader", (460, 40), (420, 60), widgets={"vae_name": "stillguard_lab_vae.safetensors"}),
-        Node("latent", "StillguardVAELatentLoss", (460, 160), (420, 110), links={"vae": ("small_vae", 0)}),
-        Node(
-            "protect",
-            "StillguardProtect",
-            (460, 330),
-            (420, 620),
-            title="Example protection",
-            widgets=fixed(steps=30, working_size=320),
-            links={"image": CLEAN, "loss": ("latent", 0)},
-        ),
+        *protection,
         Node("noise", "StillguardRandomNoise", (460, 1010), (420, 110), widgets=fixed(), links={"image": CLEAN}),
         Node("shown", "PreviewImage", (460, 1410), (420, 400), title="Attacked picture", links={"images": PICTURES["protected"]}),
     ]
@@ -80,11 +87,16 @@ def branches(build: Branch, *, top: int = 40, height: int = 580) -> tuple[list[N
     return nodes, frames
 
 
-def report(frames: dict[str, Link], victim: str, left: int, *, clip_vision: Link | None = None) -> list[Node]:
-    """Compare Videos and Protection Report, at the right edge. clip_vision: of a victim that has one, for CLIP-I."""
-    seen = {} if clip_vision is None else {"clip_vision": clip_vision}
+def report(
+    frames: dict[str, Link], victim: str, left: int, *, top: int = 40, surrogate: bool = False, seen: dict[str, Link] | None = None
+) -> list[Node]:
+    """Compare Videos and Protection Report, at the right edge. seen: networks that measures look with, by Compare Videos' inputs.
+
+    Below Compare Videos nothing may stand: it grows with its table. top: its edge, below `watched` where that is drawn.
+    """
+    widgets = {"victim": victim, "surrogate": surrogate}
     return [
-        Node("compare", "StillguardCompareVideos", (left, 40), (520, 920), widgets={"victim": victim}, links={**frames, **seen}),
+        Node("compare", "StillguardCompareVideos", (left, top), (520, 920), widgets=widgets, links={**frames, **(seen or {})}),
         Node(
             "report",
             "StillguardProtectionReport",
@@ -95,16 +107,21 @@ def report(frames: dict[str, Link], victim: str, left: int, *, clip_vision: Link
     ]
 
 
-def watched(frames: dict[str, Link], left: int, *, fps: float) -> list[Node]:
-    """A video of the three branches side by side, below the report. For victims that make videos."""
+WATCHED = 640
+"""Where `watched` ends."""
+
+
+def watched(frames: dict[str, Link], left: int, *, fps: float, audio: Link | None = None) -> list[Node]:
+    """A video of the three branches side by side, above Compare Videos. For victims that make videos. audio: what they were told."""
     # Frames have one size; matching it would send them through a resampler that rounds down.
     joining = {"direction": "right", "match_image_size": False}
     first = {"image1": frames["clean"], "image2": frames["protected"]}
     second = {"image1": ("two", 0), "image2": frames["noise"]}
+    sound = {} if audio is None else {"audio": audio}
     return [
-        Node("two", "ImageStitch", (left, 1000), (400, 160), widgets=joining, links=first),
-        Node("three", "ImageStitch", (left, 1220), (400, 160), widgets=joining, links=second),
-        Node("video", "CreateVideo", (left, 1440), (400, 80), widgets={"fps": fps}, links={"images": ("three", 0)}),
+        Node("two", "ImageStitch", (left, 40), (400, 160), widgets=joining, links=first),
+        Node("three", "ImageStitch", (left, 260), (400, 160), widgets=joining, links=second),
+        Node("video", "CreateVideo", (left, 480), (400, 80), widgets={"fps": fps}, links={"images": ("three", 0), **sound}),
         Node(
             "saved",
             "SaveVideo",
@@ -151,10 +168,13 @@ def workflow(
     fps: float | None = None,
     clip_vision: Link | None = None,
 ) -> list[Node]:
-    """All of it. width, height: of a branch. fps: of a victim that makes videos. clip_vision: where one is loaded."""
+    """All of it. files: a sentence that names what the victim needs. width, height: of a branch. fps: of a victim that makes videos.
+
+    clip_vision: where one is loaded, for CLIP-I.
+    """
     attacked, frames = branches(branch, height=height)
     right = BRANCHES + width
     shown = [] if fps is None else watched(frames, right, fps=fps)
-    does = "edits" if fps is None else "animates"
-    end = [*report(frames, victim, right, clip_vision=clip_vision), *shown]
-    return [*pictures(victim, files, does=does), *victim_nodes, *attacked, *end]
+    note = NOTE.format(victim=victim, does="edits" if fps is None else "animates", files=files)
+    seen = None if clip_vision is None else {"clip_vision": clip_vision}
+    return [*pictures(note), *victim_nodes, *attacked, *report(frames, victim, right, top=WATCHED if shown else 40, seen=seen), *shown]
