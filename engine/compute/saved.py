@@ -38,7 +38,8 @@ class SavedTensors:
 
     def save(self, tensor: Tensor) -> Saved:
         """A pack hook for torch.autograd.graph.saved_tensors_hooks, to go with `Saved.read`."""
-        saved = Saved(tensor)
+        # Without its history: of a result such as ReLU's that is the very graph which keeps it, and neither would ever go.
+        saved = Saved(tensor.detach())
         # What is saved holds the memory, so that no other tensor's has this name meanwhile.
         self._at.setdefault(_memory(tensor), weakref.WeakSet()).add(saved)
         return saved
