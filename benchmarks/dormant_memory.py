@@ -31,6 +31,10 @@ def weights(networks: Iterable[nn.Module]) -> list[float]:
     return [sum(tensor.nbytes for tensor in network.state_dict().values()) / GB for network in networks]
 
 
+def row(what: str, size: float) -> None:
+    print(f"{what:44} {size:7.2f}", flush=True)
+
+
 def step(ours: Ours, *, low_memory: bool) -> torch.Tensor:
     """The gradient of one step; clean features of every timestep are there afterwards."""
     for term in ours.objective.terms:
@@ -55,19 +59,19 @@ def main() -> None:
     moving = weights(unets)
     print(f"{torch.__version__}, {pixels} px, {unets[0].dtype}, {len(TIMESTEPS)} timesteps")
     print(f"{'':44} {'GB':>7}")
-    print(f"{'VAE, image encoder, LPIPS, pose guider':44} {sum(small):7.2f}")
-    print(f"{'four UNets together':44} {sum(moving):7.2f}")
+    row("VAE, image encoder, LPIPS, pose guider", sum(small))
+    row("four UNets together", sum(moving))
     scene.animator.checkpointing = True
     with memory.peak_bytes() as peaked, one_at_a_time(unets, torch.device("cpu")):
         low = step(Ours(scene), low_memory=True)
-    print(f"{'low memory: UNets at work and activations':44} {peaked() / GB:7.2f}")
-    print(f"{'low memory: in all':44} {peaked() / GB + sum(small):7.2f}", flush=True)
+    row("low memory: UNets at work and activations", peaked() / GB)
+    row("low memory: in all", peaked() / GB + sum(small))
     if given.fast:
         scene.animator.checkpointing = False
         with memory.peak_bytes() as peaked:
             fast = step(Ours(scene), low_memory=False)
-        print(f"{'fast: activations':44} {peaked() / GB:7.2f}")
-        print(f"{'fast: in all':44} {peaked() / GB + sum(small) + sum(moving):7.2f}")
+        row("fast: activations", peaked() / GB)
+        row("fast: in all", peaked() / GB + sum(small) + sum(moving))
         print(f"gradients of the two differ by {float((fast - low).norm() / low.norm()):.1e} of their norm")
 
 

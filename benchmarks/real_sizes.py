@@ -49,6 +49,7 @@ from comfy.ldm.models.autoencoder import AutoencoderKL, AutoencodingEngine  # no
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
 from comfy.model_patcher import ModelPatcher  # noqa: E402
 from dormant_step import FRAMES, FULL, NETS, Scene  # noqa: E402
+from stillguard.engine.residency import on_device_together  # noqa: E402
 from stillguard.engine.surrogates.denoiser import Tap, VideoSetup  # noqa: E402
 from stillguard.nodes.bridge.autograd import autograd_session  # noqa: E402
 from stillguard.nodes.bridge.memory import room  # noqa: E402
@@ -165,9 +166,13 @@ def shapes(make: Callable[[], nn.Module]) -> dict[str, torch.Tensor]:
         return make().state_dict()
 
 
-def vae_view(make: Callable[[], nn.Module]) -> vaes.DifferentiableVAE:
+def vae_socket(make: Callable[[], nn.Module], dtype: torch.dtype = HALF) -> comfy.sd.VAE:
     with torch.device("meta"):
-        return vaes.DifferentiableVAE(comfy.sd.VAE(sd=shapes(make), dtype=HALF))
+        return comfy.sd.VAE(sd=shapes(make), dtype=dtype)
+
+
+def vae_view(make: Callable[[], nn.Module]) -> vaes.DifferentiableVAE:
+    return vaes.DifferentiableVAE(vae_socket(make))
 
 
 def clip_view(size: str) -> clip_vision.DifferentiableCLIPVision:
@@ -198,9 +203,9 @@ def video_room(video: Video, length: int) -> room.Room:
     setup = VideoSetup(video_model.DifferentiableVideoModel(model, conditioner, sampling=video_model.Sampling(), video=None))
     setup.listen([Tap("attention", block) for block in i2vguards_blocks(model.network)])
     encoders = [vae, *([] if clip is None else [clip])]
-    weights = size_of(model.network) + sum(size_of(encoder.patcher.model) for encoder in encoders)
-    # The denoiser and its encoders take turns of two, and one is on its way while the other works.
-    return room.Room([vaes.vae_pass(vae), video_model.video_pass(setup, encoders)], lambda low_memory: weights)
+    turning = [size_of(model.network), sum(size_of(encoder.patcher.model) for encoder in encoders)]
+    passes = [vaes.vae_pass(vae), video_model.video_pass(setup, encoders)]
+    return room.Room(passes, lambda low_memory: on_device_together(turning) if low_memory else sum(turning))
 
 
 def dormant_room() -> room.Room:
@@ -218,7 +223,7 @@ def dormant_room() -> room.Room:
     turning = [size_of(network.unet) for network in (*nets, scene.animator)]
     return room.Room(
         [*passes, animators.animator_pass(scene.animator, frames=FRAMES)],
-        lambda low_memory: resident + sum(sorted(turning)[-2:] if low_memory else turning),
+        lambda low_memory: resident + (on_device_together(turning) if low_memory else sum(turning)),
     )
 
 
@@ -262,6 +267,23 @@ def print_row(name: str, rooms: room.Room, height: int, width: int, longest: int
     print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
+@contextlib.contextmanager
+def on_meta() -> Iterator[None]:
+    """While it lasts, views take a socket's own network, which has no weights to copy, in half precision though this is no GPU."""
+
+    def same(patcher: ModelPatcher, *, change_name: object = None, change: Callable[[ModelPatcher], None]) -> ModelPatcher:
+        change(patcher)
+        return patcher
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(autograd_session())
+        for module in (vaes, clip_vision, denoiser):
+            stack.enter_context(mock.patch.object(module, "independent_copy", same))
+        stack.enter_context(mock.patch.object(vaes, "copied_dtype", lambda own, device: own))
+        stack.enter_context(mock.patch.object(denoiser, "cast_denoiser"))
+        yield
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="rows whose name holds this")
@@ -269,10 +291,7 @@ def main() -> None:
     logging.disable(logging.INFO)
     print(f"| surrogate | size | weights, fast | graphs, fast | weights, low | graphs, low | {' | '.join(f'{c} GB' for c in CARDS)} |")
     print("|---" * (6 + len(CARDS)) + "|")
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(autograd_session())
-        for module in (vaes, clip_vision, denoiser):
-            stack.enter_context(mock.patch.object(module, "independent_copy", lambda patcher: patcher))
+    with on_meta():
         for name, rooms in single_rooms():
             if only in name:
                 print_row(name, rooms, 512, 512, 2048)

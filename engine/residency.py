@@ -16,7 +16,8 @@ Weights = dict[str, Tensor]
 def one_at_a_time(networks: Sequence[nn.Module], device: torch.device, *, trained: Collection[nn.Parameter] = ()) -> Iterator[None]:
     """While it lasts, only the network that was called last has its weights on `device`, and the next one's are on their way.
 
-    Which comes next is learned from the first round. A network's backward pass must end before another network is called,
+    Which comes next is learned from the first round. Of two networks none is on its way, see `on_device_together`.
+    A network's backward pass must end before another network is called,
     as Observation(low_memory=True) and Objective see to. Weights are never changed, and are in the host's memory afterwards
     as they have to be before.
 
@@ -35,6 +36,18 @@ def one_at_a_time(networks: Sequence[nn.Module], device: torch.device, *, traine
         turns.end()
         for parameter in trained:
             parameter.data = parameter.data.cpu()
+
+
+def on_device_together(sizes: Sequence[float]) -> float:
+    """Of networks of these sizes that take turns, how much is on the device at most: the one at work and the one on its way.
+
+    Where there are but two, the other would be on its way all the time and nothing would be saved: it waits for its turn.
+    """
+    return sum(sorted(sizes)[-2 if _fetched_ahead(len(sizes)) else -1 :])
+
+
+def _fetched_ahead(networks: int) -> bool:
+    return networks > 2
 
 
 class _Turns:
@@ -63,7 +76,7 @@ class _Turns:
         self._coming = None
         self._assign(index, self._arrival(self._copies(index) if arrived is None else arrived))
         self._before, self._current = self._current, index
-        following = self._after.get((self._before, self._current))
+        following = self._after.get((self._before, self._current)) if _fetched_ahead(len(self._networks)) else None
         if following is not None:
             self._coming = (following, self._copies(following))
 

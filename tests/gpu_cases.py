@@ -331,6 +331,15 @@ def audio_nullifying(folder: Path, *, low_memory: bool) -> Tensor:
     return execute(Protect, image=photo(), loss=loss, budget=8.0, steps=2, update=update, seed=1, working_size=SIDE, memory=memory)
 
 
+def silencer(folder: Path, *, low_memory: bool) -> Tensor:
+    """Both stages."""
+    from stillguard.nodes.protect.silencer import BOTH, Silencer
+
+    chosen = {"budget": 8.0, "steps": 1, "second_steps": 2, "seed": 1, "working_size": SIDE}
+    memory = "low memory" if low_memory else "fast"
+    return execute(Silencer, **_talking(folder), **chosen, profile="recommended", stages=BOTH, memory=memory)
+
+
 def lab_victim(folder: Path) -> Tensor:
     from stillguard.nodes.attack.lab_victims import AnimateLabVictim
 
@@ -479,6 +488,7 @@ CASES: Mapping[str, Case] = {
     "Disobedience": Case(disobedience),
     "Animate (Talking Head)": Case(animate_talking_head),
     "Audio Nullifying": Case(audio_nullifying, low_memory=True),
+    "Silencer": Case(silencer, low_memory=True),
     "Animate (Lab Victim)": Case(lab_victim),
     "Purify (Impress)": Case(impress, low_memory=True),
     "Purify (DiffPure), latents": Case(diffusion("PurifyDiffPure", timesteps=150, steps=2), drawn=True),

@@ -108,6 +108,8 @@ SLOW = {
     ("Latent Space, as published", False),
     ("I2VGuard, given video", False),
     ("Audio Nullifying", False),
+    ("Silencer", False),
+    ("Silencer", True),
     ("Dormant, reference", False),
 }
 RUNS = [(name, low) for name, case in CASES.items() for low in ((False, True) if case.low_memory else (False,))]

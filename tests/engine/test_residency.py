@@ -8,7 +8,7 @@ from bench.memory import peak_bytes
 from pretend_gpu import CUDA, PretendGPU, label
 from stillguard.engine.objective import Objective, Term
 from stillguard.engine.observation import Observation
-from stillguard.engine.residency import one_at_a_time
+from stillguard.engine.residency import on_device_together, one_at_a_time
 from torch import Tensor, nn
 
 CPU = torch.device("cpu")
@@ -91,6 +91,16 @@ def test_at_most_two_networks_are_in_memory(networks: list[Wide], objective: Obj
     with peak_bytes() as peaked, one_at_a_time(networks, CPU):
         steps(objective)
     assert 1.9 * BYTES < peaked() < 2.3 * BYTES
+
+
+def test_of_two_networks_one_is_in_memory_and_what_is_foretold_is_so(networks: list[Wide]) -> None:
+    """The other would be on its way all the time, and nothing would be saved."""
+    few = networks[:2]
+    objective = Objective(tuple(Term(str(place), 1.0, Read(network)) for place, network in enumerate(few)))
+    with peak_bytes() as peaked, one_at_a_time(few, CPU):
+        steps(objective)
+    assert 0.9 * BYTES < peaked() < 1.3 * BYTES
+    assert [on_device_together([1.0] * count) for count in range(5)] == [0, 1, 1, 2, 2]
 
 
 def test_weights_are_back_after_an_interruption(networks: list[Wide]) -> None:

@@ -70,3 +70,13 @@ def test_one_copy_serves_every_graph_that_keeps_a_tensor() -> None:
         assert count.live - before == other.nbytes
         total.backward()
     assert torch.equal(factor.grad, torch.full_like(factor, 6.0))
+
+
+def test_a_graph_that_is_dropped_goes_at_once() -> None:
+    """As low memory drops them; ReLU and tanh keep their own results."""
+    factor = torch.ones(1000, requires_grad=True)
+    with LiveBytes() as count, in_place_allowed():
+        result = factor.relu().tanh() * 2
+        assert count.live > result.nbytes
+        del result
+        assert count.live == 0

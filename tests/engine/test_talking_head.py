@@ -33,6 +33,7 @@ def networks(file: Path) -> Networks:
 
 def test_every_key_of_the_published_file_is_accounted_for(shared: Path) -> None:
     manifest = json.loads((shared / "vectors" / "manifests" / "hallo_net.json").read_text())
+    assert animator_files.talking_shapes(**animator_files.HALLO) == {key: tuple(shape) for key, (shape, _) in manifest["keys"].items()}
     state = {key: torch.empty(shape, device="meta") for key, (shape, _) in manifest["keys"].items()}
     net, head = talking_head(state, "net.pth")
     assert len(net.names) == len(head.names) == 16

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -81,56 +82,76 @@ def face_animator(folder: Path, *, seed: int = 0) -> Path:
     return write(folder / "tha3_separable_float.safetensors", random_state(shapes_of(FaceAnimator), seed))
 
 
-def talking_head(
-    folder: Path,
+# Hallo's sizes, which `talking_shapes` makes its published file of.
+HALLO: dict[str, Any] = {
+    "layers": 2,
+    "context": 768,
+    "widths": (320, 640, 1280, 1280),
+    "audio": (5 * 12 * 768, 32, 768),
+    "inner": 512,
+    "face": (512, 4),
+    "locator": (16, 32, 64, 128),
+}
+
+
+def talking_head(folder: Path, *, seed: int = 0, **sizes: Any) -> Path:
+    """Hallo's net.pth, as it is published but safetensors. sizes: of `talking_shapes`."""
+    return write(folder / "net.safetensors", random_state(talking_shapes(**sizes), seed))
+
+
+def talking_shapes(
     *,
-    seed: int = 0,
+    layers: int = 1,
     context: int = 32,
     widths: tuple[int, ...] = WIDTHS,
     audio: tuple[int, int, int] = (5 * 2 * 8, 6, 24),
+    inner: int = 12,
     face: tuple[int, int] = (16, 4),
-) -> Path:
-    """Hallo's net.pth, as it is published but safetensors.
+    locator: tuple[int, ...] = (8, 8, 16, 16),
+) -> dict[str, tuple[int, ...]]:
+    """Of every tensor in Hallo's net.pth.
 
-    audio: numbers in a window of speech features, tokens made of it, their width. face: numbers in its embedding, tokens.
+    audio: numbers in a window of speech features, tokens made of it, their width; inner: the width between. face: numbers in its embedding,
+    tokens. locator: widths of the network that says where the face is.
     """
     (heard, tokens, depth), (seen, count) = audio, face
-    parts = _talking_unets(context, widths, depth)
+    parts = _talking_unets(layers, context, widths, depth)
+    parts["face_locator"] = _locator(widths[0], locator)
     parts["imageproj"] = {"proj.weight": (count * context, seen), "proj.bias": (count * context,), **_norm("norm", context)}
-    layers = {"proj1": (12, heard), "proj2": (12, 12), "proj3": (tokens * depth, 12)}
+    linear = {"proj1": (inner, heard), "proj2": (inner, inner), "proj3": (tokens * depth, inner)}
     parts["audioproj"] = _norm("norm", depth)
-    for name, (out, read) in layers.items():
+    for name, (out, read) in linear.items():
         parts["audioproj"] |= {f"{name}.weight": (out, read), f"{name}.bias": (out,)}
-    shapes = {f"{part}.{key}": shape for part, own in parts.items() for key, shape in own.items()}
-    return write(folder / "net.safetensors", random_state(shapes, seed))
+    return {f"{part}.{key}": shape for part, own in parts.items() for key, shape in own.items()}
 
 
 def _norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
 
 
-def _talking_unets(context: int, widths: tuple[int, ...], depth: int) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Hallo's reference_unet, denoising_unet and face_locator."""
-    from diffusers import UNetMotionModel
+def _locator(width: int, inner: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
+
+    return shapes_of(lambda: ControlNetConditioningEmbedding(width, 3, inner))
+
+
+def _talking_unets(layers: int, context: int, widths: tuple[int, ...], depth: int) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Hallo's reference_unet and denoising_unet."""
+    from diffusers import UNetMotionModel
     from stillguard.engine.animators.motion_unet import upstream_names
     from stillguard.engine.animators.talking_head.audio import AudioModule
 
-    spatial = unet_shapes(context=context, widths=widths)
-    shape = {"block_out_channels": widths, "layers_per_block": 1, "cross_attention_dim": context, "motion_num_attention_heads": 8}
+    spatial = unet_shapes(layers=layers, context=context, widths=widths)
+    shape = {"block_out_channels": widths, "layers_per_block": layers, "cross_attention_dim": context, "motion_num_attention_heads": 8}
     video = shapes_of(lambda: UNetMotionModel(**shape))
     denoiser = dict(spatial) | {name: shape for key, shape in video.items() if ".motion_modules." in key for name in upstream_names(key)}
     for key, (width, *_) in spatial.items():
         if key.endswith(".proj_in.weight"):
             block, _, index = key.removesuffix(".proj_in.weight").partition(".attentions.")
-            inner = _block_input(block, int(index), widths)
-            module = shapes_of(lambda: AudioModule(width, inner, depth, heads=8, groups=32))  # noqa: B023  # called at once
+            read = _block_input(block, int(index), widths)
+            module = shapes_of(lambda: AudioModule(width, read, depth, heads=8, groups=32))  # noqa: B023  # called at once
             denoiser |= {f"{block}.audio_modules.{index}.{name}": shape for name, shape in module.items()}
-    return {
-        "reference_unet": {key: shape for key, shape in spatial.items() if not is_output(key)},
-        "denoising_unet": denoiser,
-        "face_locator": shapes_of(lambda: ControlNetConditioningEmbedding(widths[0], 3, (8, 8, 16, 16))),
-    }
+    return {"reference_unet": {key: shape for key, shape in spatial.items() if not is_output(key)}, "denoising_unet": denoiser}
 
 
 def _block_input(block: str, index: int, widths: tuple[int, ...]) -> int:

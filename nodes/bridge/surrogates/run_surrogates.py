@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Collection, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import comfy.model_management
 
 from ....engine.compute.saved import in_place_allowed
+from ....engine.residency import on_device_together
 from ..memory.devices import whole
 from ..memory.room import Room, Warn, checkpointing
 from .resident import Resident
@@ -77,7 +78,7 @@ class Surrogates:
             comfy.model_management.unload_all_models()
             for resident in (*alone, *together):
                 resident.patcher.model.to("cpu")
-            activations += sum(sorted(resident.patcher.model_size() for resident in alone)[-2:])
+            activations += on_device_together(_sizes_by_turn(alone, together))
         staying = [resident.patcher for resident in residents if resident not in (*alone, *together)]
         with contextlib.ExitStack() as stack:
             stack.enter_context(whole(staying, room=activations))
@@ -96,10 +97,16 @@ class Surrogates:
         return in_place_allowed() if in_place else contextlib.nullcontext()
 
     def _weights(self, low_memory: bool) -> float:
-        """Bytes of weights that are on the device together: with low memory, of what takes turns the one at work and the next."""
-        sizes = {id(resident): float(resident.patcher.model_size()) for resident in self._residents.values()}
+        """Bytes of weights that are on the device together: with low memory, of what takes turns only a part."""
+        residents = list(self._residents.values())
+        every = sum(float(resident.patcher.model_size()) for resident in residents)
         if not (low_memory and takes_turns()):
-            return sum(sizes.values())
-        alone, together = who_takes_turns(list(self._residents.values()))
-        turning = [*(sizes[id(resident)] for resident in alone), sum(sizes[id(resident)] for resident in together)]
-        return sum(sizes.values()) - sum(sorted(turning)[:-2])
+            return every
+        turning = _sizes_by_turn(*who_takes_turns(residents))
+        return every - sum(turning) + on_device_together(turning)
+
+
+def _sizes_by_turn(alone: Sequence[Resident[Any]], together: Sequence[Resident[Any]]) -> list[float]:
+    """Bytes of weights of each turn."""
+    turns = [*([resident] for resident in alone), *([together] if together else [])]
+    return [float(sum(resident.patcher.model_size() for resident in turn)) for turn in turns]
