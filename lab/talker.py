@@ -26,8 +26,8 @@ class Talker(Located):
         self.masks = masks
         self.register_buffer("region", region, persistent=False)
         for module in self.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
         self.requires_grad_(True).train()
         unet = self.head.denoiser.unet
         # Both begin with the same weights, as those that are made from one published model do.

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from bench import animator_files, weights
-from stillguard.engine import Observation
+from stillguard.engine import Objective, Observation, Term
 from stillguard.engine.compute.memory import META, LiveBytes, footprint, send_back
+from stillguard.engine.losses.dormant import LPIPSPenalty, VAELatent
 from stillguard.engine.surrogates.denoiser import Tap
 from stillguard.engine.surrogates.perceptual import load_perceptual_network
+from stillguard.engine.surrogates.tiny_autoencoder import SHIPPED
 from torch import Tensor
 from video_models import FILES, load, load_vae, randn
 
@@ -125,6 +127,29 @@ def test_a_14b_transformer_at_its_published_size(comfy: None) -> None:
     assert 40 * block > 8 * 4 * estimate
 
 
+def test_a_step_of_several_networks_takes_what_was_counted(comfy: None, tmp_path: Path) -> None:
+    """Fast, all graphs are there together; with low memory one at a time. What is asked for is no less, and not much more."""
+    from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.memory.room import Room
+    from stillguard.nodes.bridge.surrogates.perceptual import perceptual_pass
+    from stillguard.nodes.bridge.surrogates.vae import DifferentiableVAE, vae_pass
+
+    lpips = load_perceptual_network(weights.lpips_backbone(tmp_path))
+    with torch.inference_mode():
+        vae = load_vae(SHIPPED)
+    with autograd_session():
+        view = DifferentiableVAE(vae)
+        objective = Objective((Term("VAE Latent", 1.0, VAELatent(view)), Term("LPIPS", -1.0, LPIPSPenalty(lpips, 0.0))))
+        room = Room([vae_pass(view), perceptual_pass(lpips)], lambda low_memory: 0.0)
+        clean = randn(1, 3, 128, 128, seed=0).sigmoid()
+        for low_memory in (False, True):
+            asked = room.need(128, 128, low_memory=low_memory)
+            with LiveBytes() as count:
+                picture = (clean + 0.01).requires_grad_()
+                objective.backward(Observation(clean, low_memory=low_memory), Observation(picture, low_memory=low_memory))
+            assert 1 <= asked.most / count.peak < (1.3 if low_memory else 1.5), low_memory
+
+
 CARD = torch.device("cuda", 0)
 
 
@@ -135,9 +160,8 @@ def vae_room(comfy: None) -> Room:
     from stillguard.nodes.bridge.memory.room import Room
     from stillguard.nodes.bridge.surrogates.vae import DifferentiableVAE, vae_pass
 
-    shipped = Path(__file__).parents[2] / "engine" / "weights" / "vae" / "stillguard_lab_vae.safetensors"
     with torch.inference_mode():
-        vae = load_vae(shipped)
+        vae = load_vae(SHIPPED)
     with autograd_session():
         return Room([vae_pass(DifferentiableVAE(vae))], lambda low_memory: 1e9 if low_memory else 3e9)
 

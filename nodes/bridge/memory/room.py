@@ -50,7 +50,8 @@ def checkpointing(network: Checkpointed | None, wanted: bool) -> Iterator[None]:
 class Pass:
     """What a surrogate computes of one picture, and keeps until the picture's gradient has come back.
 
-    kind: passes of one kind run one after another, so that the largest counts; graphs of different kinds exist at once and add up.
+    kind: passes of one kind run one after another, so that the largest counts; graphs of different kinds exist at once and add up. With low
+    memory no graph stays while another network runs (see Observation.make_room), and of all kinds only the results are there together.
     networks: all that take part. ask: what is asked of an observation. clean: how many of these results stay for the clean picture.
     checkpointed: what recomputes with low memory.
     """
@@ -103,12 +104,10 @@ class Room:
         key = (height, width, low_memory)
         if key not in self._known:
             found = [(each, one) for each in self.passes if (one := _counted(each, height, width, low_memory)) is not None]
-            most = 0.0
-            for kind in {each.kind for each, _ in found}:
-                most += max(one.kept for each, one in found if each.kind == kind)
-            most += max((one.peak - one.kept for _, one in found), default=0)
+            least = max((float(one.peak) for _, one in found), default=0.0)
+            most = _one_after_another(found) if low_memory else _together(found)
             most += sum(each.clean * one.results for each, one in found)
-            self._known[key] = Need(self.weights(low_memory), max((float(one.peak) for _, one in found), default=0.0), most)
+            self._known[key] = Need(self.weights(low_memory), least, most)
         return self._known[key]
 
     def claim(self, height: int, width: int, *, low_memory: bool, multiple: int = 8, warn: Warn = log.warning) -> float:
@@ -180,6 +179,21 @@ def _lent(device: torch.device, total: float) -> float:
     if device.type == "mps":
         return float("inf")
     return total + (psutil.virtual_memory().total / 2 if os.name == "nt" else 0)
+
+
+Counted = Sequence[tuple[Pass, Footprint]]
+
+
+def _together(found: Counted) -> float:
+    """Bytes of all kinds' graphs, and of what the hungriest takes beside its own."""
+    kept = sum(max(one.kept for each, one in found if each.kind == kind) for kind in {each.kind for each, _ in found})
+    return float(kept + max((one.peak - one.kept for _, one in found), default=0))
+
+
+def _one_after_another(found: Counted) -> float:
+    """Bytes of the hungriest graph, and of all kinds' results, with as much again for their gradients."""
+    results = sum(max(one.results for each, one in found if each.kind == kind) for kind in {each.kind for each, _ in found})
+    return float(max((one.peak for _, one in found), default=0) + 2 * results)
 
 
 def _counted(each: Pass, height: int, width: int, low_memory: bool) -> Footprint | None:
