@@ -25,7 +25,9 @@ def writes_metadata() -> bool:
 def loaded_picture(filename: str, subfolder: str) -> Tensor | None:
     """The picture [3,H,W] in [0,1] that ComfyUI's own Load Image makes of a file in the output folder; None where it cannot read it."""
     try:
-        images, _ = nodes.LoadImage().load_image(f"{subfolder}/{filename} [output]")
+        # Not "/name", which is a place outside, where there is no folder.
+        place = f"{subfolder}/{filename}" if subfolder else filename
+        images, _ = nodes.LoadImage().load_image(f"{place} [output]")
     except av.error.FFmpegError:
         return None
     picture: Tensor = images[0].movedim(-1, 0)

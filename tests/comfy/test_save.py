@@ -37,6 +37,13 @@ def save(comfy: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Save:
     return run
 
 
+def test_a_name_without_a_folder_is_saved_in_the_output_folder_itself(save: Save, tmp_path: Path) -> None:
+    (tmp_path / "test").mkdir()
+    report, _ = save(torch.rand(1, 8, 8, 3), filename_prefix="mine", format="png")
+    assert "comes back unchanged through Load Image" in report
+    assert (tmp_path / "mine_00001_.png").is_file()
+
+
 @pytest.mark.parametrize("keep_workflow", [False, True])
 @pytest.mark.parametrize("size", [(64, 64), (37, 53), (33, 31), (2, 300), (1, 1)])
 @pytest.mark.parametrize("channels", [1, 3, 4])

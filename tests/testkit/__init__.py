@@ -145,11 +145,12 @@ def tiny_audio_encoder(layers: int = 2, width: int = 16) -> AudioEncoderModel:
 class TinyAudioEncoder(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(node_id="TestkitTinyAudioEncoder", category="testkit", inputs=[], outputs=[io.AudioEncoder.Output()])
+        inputs = [io.Int.Input("layers", default=2, optional=True), io.Int.Input("width", default=16, optional=True)]
+        return io.Schema(node_id="TestkitTinyAudioEncoder", category="testkit", inputs=inputs, outputs=[io.AudioEncoder.Output()])
 
     @classmethod
-    def execute(cls) -> io.NodeOutput:
-        return io.NodeOutput(tiny_audio_encoder())
+    def execute(cls, layers: int = 2, width: int = 16) -> io.NodeOutput:
+        return io.NodeOutput(tiny_audio_encoder(layers, width))
 
 
 def random_state(network: torch.nn.Module, *, seed: int) -> dict[str, torch.Tensor]:
