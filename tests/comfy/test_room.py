@@ -128,7 +128,8 @@ def test_a_14b_transformer_at_its_published_size(comfy: None) -> None:
 
 
 def test_a_step_of_several_networks_takes_what_was_counted(comfy: None, tmp_path: Path) -> None:
-    """Fast, all graphs are there together; with low memory one at a time. What is asked for is no less, and not much more."""
+    """Fast, all graphs are there together; with low memory one at a time. What is asked for is no less, but for what losses compute
+    themselves, and not much more."""
     from stillguard.nodes.bridge.autograd import autograd_session
     from stillguard.nodes.bridge.memory.room import Room
     from stillguard.nodes.bridge.surrogates.perceptual import perceptual_pass
@@ -147,7 +148,7 @@ def test_a_step_of_several_networks_takes_what_was_counted(comfy: None, tmp_path
             with LiveBytes() as count:
                 picture = (clean + 0.01).requires_grad_()
                 objective.backward(Observation(clean, low_memory=low_memory), Observation(picture, low_memory=low_memory))
-            assert 1 <= asked.most / count.peak < (1.3 if low_memory else 1.5), low_memory
+            assert 0.95 < asked.most / count.peak < (1.2 if low_memory else 1.5), low_memory
 
 
 CARD = torch.device("cuda", 0)

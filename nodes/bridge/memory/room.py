@@ -191,9 +191,10 @@ def _together(found: Counted) -> float:
 
 
 def _one_after_another(found: Counted) -> float:
-    """Bytes of the hungriest graph, and of all kinds' results, with as much again for their gradients."""
-    results = sum(max(one.results for each, one in found if each.kind == kind) for kind in {each.kind for each, _ in found})
-    return float(max((one.peak for _, one in found), default=0) + 2 * results)
+    """Bytes of the hungriest graph, and of the other kinds' results, with as much again for their gradients."""
+    results = {kind: max(one.results for each, one in found if each.kind == kind) for kind in {each.kind for each, _ in found}}
+    every = sum(results.values())
+    return float(max((one.peak + 2 * (every - results[each.kind]) for each, one in found), default=0))
 
 
 def _counted(each: Pass, height: int, width: int, low_memory: bool) -> Footprint | None:
