@@ -49,6 +49,7 @@ from torch import Tensor, nn
 
 STEPS, UNIVERSAL_STEPS, UNIVERSAL_SEEDS = 30, 80, range(1000, 1008)
 BODY = slice(39, 45)
+KEPT = Path(__file__).parent / "kept" / "face_reach.json"
 SHIFTED = Reframing(right=4 / 512)
 Made = Callable[[Tensor, Framing, int], Tensor]
 
@@ -160,7 +161,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--budget", type=float, default=8.0)
-    parser.add_argument("--known", type=Path, nargs="+", default=[purifiers.CACHE / "face_reach.json"])
+    parser.add_argument("--known", type=Path, nargs="+", default=[purifiers.CACHE / "face_reach.json", KEPT])
     options = parser.parse_args()
     torch.set_num_threads(1)
     purifiers.CACHE.mkdir(parents=True, exist_ok=True)

@@ -8,11 +8,13 @@ Silencer node does. The result of stage I is left as it is; the other perturbati
 and changed picture go through the same edit, and the head speaks with the voice UNHEARD. Printed are obedience, the share of the clean
 picture's movement that is left (1: all), and how much of the nullifying loss on that voice is gone (0: none; fixed noise and timesteps).
 Means over portraits with 95 % bootstrap intervals. The denoiser in pixels is that of purifiers.py. Rows of finished portraits are kept.
+Training takes MINUTES of processor time on one core, and about two minutes more a portrait.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,9 @@ from stillguard.engine.losses.silencer import AudioNullifying, TalkingSetup
 from stillguard.engine.metrics.obedience import obedience
 from stillguard.engine.metrics.visibility import psnr
 from stillguard.engine.picture import resize
+from stillguard.engine.purify import diffusion
 from stillguard.engine.purify.edits import JPEGFile
+from stillguard.engine.purify.gridpure import gridpure
 from stillguard.engine.surrogates.perceptual import load_perceptual_network
 from stillguard.engine.surrogates.sd_unet import LATENT_SCALE
 from stillguard.engine.surrogates.tiny_autoencoder import load_tiny_autoencoder
@@ -136,10 +140,19 @@ def edits(vae: Any, clean: Tensor, lpips: Any, denoiser: PixelDenoiser, iteratio
     half, size = (SIDE // 2, SIDE // 2), (SIDE, SIDE)
     common = {name: edit for name, edit in common_rows(scene, iterations, 0).items() if "DiffShortcut" not in name}
     jpeg = JPEGFile(75)
+    draws = diffusion.normal_draws((1, 3, *size), 0)
+
+    def lightly(window: Tensor) -> Tensor:
+        return deque(diffusion.diffpure(window, denoiser, timesteps=10, noises=draws), maxlen=1)[0].image
+
+    def grid(picture: Tensor) -> Tensor:
+        return deque(gridpure(picture, lightly, window=SIDE), maxlen=1)[0].image
+
     return {
         **common,
         "half of DiffShortcut: half size and back": lambda picture: resize(resize(picture, half), size),
-        **{name: edit for name, edit in pixel_rows(denoiser, 0).items() if "150" not in name},
+        **{name: edit for name, edit in pixel_rows(denoiser, 0).items() if "150" not in name and "GrID" not in name},
+        "GrIDPure, pixels, 10 times 10 of 1000": grid,
         "JPEG 75": jpeg,
         "JPEG 75, half size and back": lambda picture: resize(resize(jpeg(picture), half), size),
     }
