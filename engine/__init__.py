@@ -15,7 +15,7 @@ transformation and random numbers of its own.
 from .attack import Step, protect
 from .objective import Objective, Term
 from .observation import Observation, WorkingSize
-from .spaces import RGB, RGBL2, Alternating, Latent
+from .spaces import RGB, RGBL2, Alternating, Chroma, Latent, LowFrequency
 from .transforms import EoT
 from .update import Adam, AdamW, MomentumSign, Normalised, Sign
 
@@ -25,8 +25,10 @@ __all__ = [
     "Adam",
     "AdamW",
     "Alternating",
+    "Chroma",
     "EoT",
     "Latent",
+    "LowFrequency",
     "MomentumSign",
     "Normalised",
     "Objective",

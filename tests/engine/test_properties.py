@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from stillguard.engine import RGB, Adam, EoT, MomentumSign, Objective, Sign, Term, WorkingSize, protect
+from stillguard.engine import RGB, Adam, Alternating, Chroma, EoT, LowFrequency, MomentumSign, Objective, Sign, Term, WorkingSize, protect
+from stillguard.engine.spaces import Space
 from stillguard.engine.losses.dormant import VAELatent
 from stillguard.engine.picture import to_levels
 from support import RandomEncoder
@@ -20,7 +21,10 @@ QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCh
 sides = st.one_of(st.integers(1, 40), st.sampled_from([63, 64, 65, 127, 257]))
 budgets = st.one_of(st.integers(1, 64).map(float), st.floats(1, 64, allow_nan=False))
 updates = st.sampled_from([MomentumSign(2.0), Sign(3.0), Adam(1.0)])
-spaces = st.builds(RGB, budgets, start_from=st.sampled_from(["budget", "clean", "anywhere"]), truncated=st.booleans())
+pixels = st.builds(RGB, budgets, start_from=st.sampled_from(["budget", "clean", "anywhere"]), truncated=st.booleans())
+frequencies = st.builds(LowFrequency, pixels, st.sampled_from(["triangle", "square"]), st.floats(0.1, 2))
+turns = st.builds(lambda pixels: Alternating((Chroma(pixels), LowFrequency(pixels))), pixels)
+spaces = st.one_of(pixels, frequencies, st.builds(Chroma, pixels), turns)
 
 
 @st.composite
@@ -40,6 +44,11 @@ def pictures(draw: st.DrawFn) -> Tensor:
     return image
 
 
+def assume_colour(clean: Tensor, space: Space | Alternating) -> None:
+    """A greyscale picture has none to change."""
+    assume(clean.shape[1] != 1 or isinstance(space, RGB | LowFrequency))
+
+
 def last(clean: Tensor, **arguments: object) -> Tensor:
     *_, step = protect(clean, OBJECTIVE, working_size=WorkingSize(longest=48), **arguments)
     return step.image
@@ -51,7 +60,8 @@ def largest_change(clean: Tensor, protected: Tensor) -> float:
 
 @QUICK
 @given(pictures(), spaces, updates, st.integers(1, 3))
-def test_budget_range_shape_and_8_bit_grid(clean: Tensor, space: RGB, update: object, steps: int) -> None:
+def test_budget_range_shape_and_8_bit_grid(clean: Tensor, space: Space | Alternating, update: object, steps: int) -> None:
+    assume_colour(clean, space)
     protected = last(clean, space=space, update=update, steps=steps)
     assert protected.shape == clean.shape
     assert protected.dtype == torch.float32
@@ -65,7 +75,10 @@ def test_budget_range_shape_and_8_bit_grid(clean: Tensor, space: RGB, update: ob
 
 @QUICK
 @given(pictures(), spaces, updates, st.integers(0, 2**31))
-def test_mask_keeps_what_is_outside_to_the_bit_and_scales_the_rest(clean: Tensor, space: RGB, update: object, seed: int) -> None:
+def test_mask_keeps_what_is_outside_to_the_bit_and_scales_the_rest(
+    clean: Tensor, space: Space | Alternating, update: object, seed: int
+) -> None:
+    assume_colour(clean, space)
     generator = torch.Generator().manual_seed(seed)
     mask = torch.rand((1, 1, *clean.shape[-2:]), generator=generator)
     mask = mask * (torch.rand(mask.shape, generator=generator) < 0.5)
@@ -78,7 +91,8 @@ def test_mask_keeps_what_is_outside_to_the_bit_and_scales_the_rest(clean: Tensor
 
 @QUICK
 @given(pictures(), spaces, st.integers(0, 2**63 - 1))
-def test_no_steps_returns_the_picture_bit_for_bit(clean: Tensor, space: RGB, seed: int) -> None:
+def test_no_steps_returns_the_picture_bit_for_bit(clean: Tensor, space: Space | Alternating, seed: int) -> None:
+    assume_colour(clean, space)
     assert torch.equal(last(clean, space=space, steps=0, seed=seed), clean)
 
 
