@@ -41,9 +41,7 @@ def eot_input(tooltip: str) -> io.Custom.Input:
 
 
 def space_input() -> io.Custom.Input:
-    tooltip = (
-        "What is optimised, from Latent Space; the pixels within the budget if not connected. Without a budget, what changed is measured."
-    )
+    tooltip = "What is optimised, from Dual Space or Latent Space; pixels if not connected. Without a budget, what changed is measured."
     return SpaceSocket.Input("space", optional=True, tooltip=tooltip)
 
 

@@ -15,15 +15,18 @@ from .moved import Moved
 
 @dataclass(frozen=True)
 class Chroma(Moved):
-    """Steps in a* and b*, of which one unit is a unit of a step size; L* stays until the budget or the range of pictures cuts.
+    """Steps in a* and b*; L* stays until the budget or the range of pictures cuts.
 
     Anti-I2V (CVPR 2026) perturbs "only a*, b*", and bounds the result in RGB. How a step is made is our reconstruction.
-    pixels: the budget, as for RGB. Raises ValueError for a picture of one channel, which has no colour.
+    pixels: the budget, as for RGB. size: of a unit, in units of a* and b*.
+    Raises ValueError for a picture of one channel, which has no colour.
     """
+
+    size: float = 1.0
 
     @property
     def unit(self) -> float:
-        return 1.0
+        return self.size
 
     def still(self, picture: Tensor) -> Tensor:
         if picture.shape[1] != 3:

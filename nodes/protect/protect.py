@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...engine.spaces import RGB
 from ...engine.transforms import EoT
-from ...engine.update import Adam, AdamW, MomentumSign, Schedule, Sign, Update
+from ...engine.update import Adam, AdamW, MomentumSign, Normalised, Schedule, Sign, Update
 from ..bridge.protect.loss_spec import Losses
 from ..bridge.protect.run import Settings, SpaceSetup, chosen_space, protect_images
 from ..inputs import LOW_MEMORY, eot_input, mask_input, memory_input, seed_input, space_input, steps_input, working_size_input
@@ -42,8 +42,9 @@ def _update_input() -> io.DynamicCombo.Input:
     def step(tooltip: str) -> io.Float.Input:
         return io.Float.Input("step", default=1.0, min=0.01, max=64.0, step=0.01, tooltip=tooltip)
 
-    latents = "in a latent space in hundredths of its standard deviation."
+    latents = "in a latent space in hundredths of its standard deviation, in a chroma space in units of a* and b*."
     fixed = step(f"How far each pixel moves per step, in 8-bit levels; {latents}")
+    mean = step(f"Root mean square of a step, in 8-bit levels; {latents}")
     rate = step(f"Adam's learning rate, in 8-bit levels; {latents}")
     shrink = io.Float.Input("weight_decay", default=0.01, min=0.0, max=1.0, step=0.001, tooltip="Times the learning rate, per step.")
     decay = io.Float.Input("decay", default=0.5, min=0.0, max=2.0, step=0.01, tooltip="Weight of the past direction beside the new one.")
@@ -54,8 +55,12 @@ def _update_input() -> io.DynamicCombo.Input:
             io.DynamicCombo.Option("sign", [fixed]),
             io.DynamicCombo.Option("adam", [rate]),
             io.DynamicCombo.Option("adamw", [rate, shrink]),
+            io.DynamicCombo.Option("normalised", [mean]),
         ],
-        tooltip="How a gradient becomes a step: momentum sign (MI-FGSM, Dormant), plain sign (PGD), Adam, or AdamW (for latents).",
+        tooltip=(
+            "How a gradient becomes a step: momentum sign (MI-FGSM, Dormant), plain sign (PGD), Adam, AdamW (for latents), or the gradient "
+            "itself at one length."
+        ),
     )
 
 
@@ -78,6 +83,8 @@ def _update(choice: dict[str, object], schedule: Schedule) -> Update:
             return MomentumSign(step, float(choice["decay"]), schedule)  # type: ignore[arg-type]
         case "sign":
             return Sign(step, schedule)
+        case "normalised":
+            return Normalised(step, schedule)
         case "adamw":
             return AdamW(step, decay=float(choice["weight_decay"]), schedule=schedule)  # type: ignore[arg-type]
         case _:

@@ -108,8 +108,8 @@ class Silencer(io.ComfyNode):
         losses: Losses = (audio_nullifying(1.0, talking_head, vae, speech, face, published=official),)
         if official:
             image, mask = squashed(image, mask, working_size)
-        pixels = space_spec(RGB(budget, truncated=official))
-        settings = Settings(pixels, Sign(1.0, "linear"), eot, working_size, steps, seed, memory == LOW_MEMORY)
+        pixels = RGB(budget, truncated=official)
+        settings = Settings(space_spec(pixels), Sign(1.0, "linear"), eot, working_size, steps, seed, memory == LOW_MEMORY)
         made = protect_images(image, losses, settings, mask=mask, node_id=node_id)
         if stages == BOTH:
             # The face's mask in the size of what is protected.
@@ -117,7 +117,7 @@ class Silencer(io.ComfyNode):
             space = LatentSetup(vae, start_from="clean", region=region, at=int(second_steps * FROZEN_AFTER))
             space = replace(space, form="decoded") if official else space
             losses = (*losses, target_latent(ANCHOR, vae, made[0], scaled=False))
-            chosen = space.spec(image, longest=working_size, steps=second_steps)
+            chosen = space.spec(image, pixels=pixels, longest=working_size, steps=second_steps)
             settings = Settings(chosen, AdamW(1.0), eot, working_size, second_steps, seed, memory == LOW_MEMORY)
             made = protect_images(image, losses, settings, mask=mask, node_id=node_id)
         return io.NodeOutput(*made, image)

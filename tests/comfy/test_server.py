@@ -24,6 +24,7 @@ NODES = {
     "StillguardCombineLosses",
     "StillguardEoT",
     "StillguardProtect",
+    "StillguardDualSpace",
     "StillguardLatentSpace",
     "StillguardPerturbationVisibility",
     "StillguardCompareVideos",

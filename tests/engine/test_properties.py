@@ -9,9 +9,9 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from stillguard.engine import RGB, Adam, Alternating, Chroma, EoT, LowFrequency, MomentumSign, Objective, Sign, Term, WorkingSize, protect
-from stillguard.engine.spaces import Space
 from stillguard.engine.losses.dormant import VAELatent
 from stillguard.engine.picture import to_levels
+from stillguard.engine.spaces import Space
 from support import RandomEncoder
 from torch import Tensor
 

@@ -10,6 +10,7 @@ import comfy.sd
 from torch import Tensor
 
 from ....engine.observation import WorkingSize
+from ....engine.spaces import RGB
 from ....engine.spaces.latent import AsPublished, Denoising, Latent, OneStep
 from ..autograd import ordinary
 from ..surrogates.diffusion import DiffusionSurrogate, diffusion_view
@@ -47,7 +48,7 @@ class LatentSetup:
         if self.surrogate.vae is not self.vae:
             raise ValueError("The diffusion surrogate has another VAE than the latent space: connect the same one to both.")
 
-    def spec(self, images: Tensor, *, longest: int, steps: int) -> SpaceSpec:
+    def spec(self, images: Tensor, *, pixels: RGB, longest: int, steps: int) -> SpaceSpec:
         if self.region is not None:
             _check_region(self.region, images)
             if 0 < steps <= self.at:

@@ -21,7 +21,7 @@ from ....engine.draws import following
 from ....engine.objective import Objective
 from ....engine.observation import WorkingSize
 from ....engine.picture import LEVELS, amplified, check_finite, largest_change, resize, split_alpha, squash
-from ....engine.spaces import Alternating, Space
+from ....engine.spaces import RGB, Alternating, Space
 from ....engine.transforms import EoT
 from ....engine.update import Update
 from ....engine.weights.catalogue import catalogue
@@ -48,8 +48,11 @@ class SpaceSpec:
 class SpaceSetup(Protocol):
     """What a STILLGUARD_SPACE carries."""
 
-    def spec(self, images: Tensor, *, longest: int, steps: int) -> SpaceSpec:
-        """For these photos, IMAGE [B,H,W,C]. Raises ValueError for what does not fit them."""
+    def spec(self, images: Tensor, *, pixels: RGB, longest: int, steps: int) -> SpaceSpec:
+        """For these photos, IMAGE [B,H,W,C]. pixels: what the node would use by itself, whose budget holds in spaces that have one.
+
+        Raises ValueError for what does not fit the photos.
+        """
         ...
 
 
@@ -57,9 +60,9 @@ def space_spec(space: Space | Alternating) -> SpaceSpec:
     return SpaceSpec(space.budget, lambda surrogates, index: space)
 
 
-def chosen_space(setup: SpaceSetup | None, otherwise: Space | Alternating, images: Tensor, *, longest: int, steps: int) -> SpaceSpec:
+def chosen_space(setup: SpaceSetup | None, pixels: RGB, images: Tensor, *, longest: int, steps: int) -> SpaceSpec:
     """That of the socket, if something is connected."""
-    return space_spec(otherwise) if setup is None else setup.spec(images, longest=longest, steps=steps)
+    return space_spec(pixels) if setup is None else setup.spec(images, pixels=pixels, longest=longest, steps=steps)
 
 
 @dataclass(frozen=True)
