@@ -34,7 +34,7 @@ class Chroma(Moved):
         return torch.zeros_like(picture[:, :2])
 
     def moved(self, picture: Tensor, step: Tensor) -> Tensor:
-        moved: Tensor = _Recoloured.apply(picture, step)
+        moved: Tensor = _Recoloured.apply(picture, step)  # type: ignore[no-untyped-call]
         return moved
 
 

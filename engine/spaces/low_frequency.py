@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,41 +36,41 @@ class LowFrequency(Moved):
             raise ValueError(f"The band reaches to {self.reach:g} of the highest frequency: choose more than 0, up to 2.")
 
     def still(self, picture: Tensor) -> Tensor:
-        return picture.new_zeros(*picture.shape[:2], 1, int(self._places(picture).sum()))
+        return picture.new_zeros(*picture.shape[:2], 1, len(self._places(picture).numbers))
 
     def moved(self, picture: Tensor, step: Tensor) -> Tensor:
         places, height, width = self._places(picture), picture.shape[-2], picture.shape[-1]
         unit = (height * width / step.shape[-1]) ** 0.5
-        flat = step.new_zeros(*step.shape[:2], places.numel()).index_copy(-1, places.flatten().nonzero()[:, 0], step[..., 0, :] * unit)
-        rows, columns = (cosines(side, waves, step.device).to(step) for side, waves in zip((height, width), places.shape, strict=True))
-        return picture + rows.mT @ flat.unflatten(-1, places.shape) @ columns
+        grid = step.new_zeros(*step.shape[:2], places.rows * places.columns).index_copy(-1, places.numbers, step[..., 0, :] * unit)
+        down, across = cosines(height, places.rows, step.device).to(step), cosines(width, places.columns, step.device).to(step)
+        change: Tensor = down.mT @ grid.unflatten(-1, (places.rows, places.columns)) @ across
+        return picture + change
 
-    def coefficients(self, picture: Tensor) -> Tensor:
-        """Of the band, [B,C,1,K], in the units of a step."""
-        places, height, width = self._places(picture), picture.shape[-2], picture.shape[-1]
-        rows, columns = (
-            cosines(side, waves, picture.device).to(picture) for side, waves in zip((height, width), places.shape, strict=True)
-        )
-        found = (rows @ picture @ columns.mT)[..., places]
-        return found[..., None, :] * (found.shape[-1] / (height * width)) ** 0.5
-
-    def _places(self, picture: Tensor) -> Tensor:
-        """Which of the lowest coefficients belong to the band, [rows,columns] bool."""
+    def _places(self, picture: Tensor) -> _Places:
         height, width = picture.shape[-2], picture.shape[-1]
         places = _band(self.band, self.reach, self.dc, height, width, *self.working_size.size(height, width), picture.device)
-        if not bool(places.any()):
+        if not len(places.numbers):
             raise ValueError(f"The band has no frequency at {width}x{height}: raise its reach of {self.reach:g}.")
         return places
 
 
+class _Places(NamedTuple):
+    """Which of the lowest coefficients [rows,columns] belong to a band: their numbers, row by row, on the picture's device."""
+
+    rows: int
+    columns: int
+    numbers: Tensor
+
+
 @lru_cache(maxsize=16)
-def _band(band: Band, reach: float, dc: bool, height: int, width: int, h: int, w: int, device: torch.device) -> Tensor:
+def _band(band: Band, reach: float, dc: bool, height: int, width: int, h: int, w: int, device: torch.device) -> _Places:
     with torch.inference_mode(False):
         u, v = (torch.arange(side, dtype=torch.float64) / seen for side, seen in ((height, h), (width, w)))
-        places = u[:, None] + v < reach if band == "triangle" else torch.maximum(u[:, None], v) < reach
-        places[0, 0] &= dc
+        inside = u[:, None] + v < reach if band == "triangle" else torch.maximum(u[:, None], v) < reach
+        inside[0, 0] &= dc
         # Only as far as the band goes: a large photo has few of its waves.
-        return places[: max(1, int((u < reach).sum())), : max(1, int((v < reach).sum()))].to(device)
+        lowest = inside[: max(1, int((u < reach).sum())), : max(1, int((v < reach).sum()))]
+        return _Places(lowest.shape[0], lowest.shape[1], lowest.flatten().nonzero()[:, 0].to(device))
 
 
 @lru_cache(maxsize=16)
@@ -78,6 +78,6 @@ def cosines(length: int, waves: int, device: torch.device) -> Tensor:
     """The first rows of the orthonormal DCT-II, [waves,length] fp64 on the CPU and fp32 elsewhere."""
     with torch.inference_mode(False), torch.no_grad():
         places, numbers = torch.arange(length, dtype=torch.float64) + 0.5, torch.arange(waves, dtype=torch.float64)
-        rows = torch.cos(torch.pi / length * numbers[:, None] * places) * (2 / length) ** 0.5
+        rows: Tensor = torch.cos(torch.pi / length * numbers[:, None] * places) * (2 / length) ** 0.5
         rows[0] *= 0.5**0.5
         return rows if device.type == "cpu" else rows.float().to(device)

@@ -10,7 +10,20 @@ import pytest
 import talking
 import torch
 from bench import animator_files
-from stillguard.engine import RGB, RGBL2, Adam, MomentumSign, Normalised, Objective, Observation, Sign, Term, WorkingSize
+from stillguard.engine import (
+    RGB,
+    RGBL2,
+    Adam,
+    Chroma,
+    LowFrequency,
+    MomentumSign,
+    Normalised,
+    Objective,
+    Observation,
+    Sign,
+    Term,
+    WorkingSize,
+)
 from stillguard.engine.animators.pose_animator import last_timesteps, load_pose_animator, noise_schedule
 from stillguard.engine.losses import dormant, i2vguard
 from stillguard.engine.losses.freeze import FrozenClip, FrozenVideo
@@ -116,7 +129,7 @@ def test_no_transformation_reads_from_the_device(transform: Transform) -> None:
 
 
 @pytest.mark.parametrize("update", [MomentumSign(), Sign(), Normalised(), Adam()])
-@pytest.mark.parametrize("space", [RGB(), RGBL2()])
+@pytest.mark.parametrize("space", [RGB(), RGBL2(), Chroma(), LowFrequency()])
 @pytest.mark.parametrize("masked", [False, True])
 def test_no_update_reads_from_the_device(update: Update, space: Space, masked: bool) -> None:
     clean = torch.rand(2, 3, 8, 8, device=META)
