@@ -43,7 +43,9 @@ def tapped_blocks(network: nn.Module, kind: Literal["attention", "output", "map"
     if hasattr(network, "input_blocks"):
         if kind != "attention":
             # Core runs the layers of a level's block one by one: what the last one gives is what the block gives.
-            return [block[-1] for block in (*network.input_blocks, network.middle_block, *network.output_blocks)]  # type: ignore[misc, union-attr]
+            # Some have none in the middle.
+            blocks = (*network.input_blocks, network.middle_block, *network.output_blocks)  # type: ignore[misc, union-attr]
+            return [block[-1] for block in blocks if block is not None]
         if is_video_unet(network):
             parts = [part for part in network.get_submodule("input_blocks").modules() if isinstance(part, SpatialVideoTransformer)]
             return [block for part in parts for block in part.time_stack]

@@ -160,7 +160,8 @@ class DifferentiableVAE:
             found: dict[tuple[int, ...], Tensor] = {}
 
             def keep(module: nn.Module, inputs: object, output: object) -> None:
-                if isinstance(output, Tensor) and output.ndim >= 4:
+                # Padding on the way to the next resolution has a size of its own, and is no stage.
+                if isinstance(output, Tensor) and output.ndim >= 4 and not isinstance(module, nn.ConstantPad2d):
                     # A copy: activations that follow work in place.
                     found[tuple(output.shape[-2:])] = output.clone()
 
