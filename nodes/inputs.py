@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..engine.draws import SEEDS
+from ..engine.surrogates.denoiser import HIGH, WHOLE
 from .sockets import EoTSocket, I2VSurrogateSocket, ReferenceNetSocket, SpaceSocket, TalkingHeadSocket
 
 VICTIMS_VAE = "The VAE that the attacker's model uses, or one like it."
@@ -84,6 +85,16 @@ def surrogate_input() -> io.Custom.Input:
 def scaled_input() -> io.Boolean.Input:
     tooltip = "Divide by the loss's first value, so that weights mean the same for every model. The paper only says: of similar magnitude."
     return io.Boolean.Input("scaled", default=True, advanced=True, tooltip=tooltip)
+
+
+def timesteps_input(*, optional: bool = False) -> io.Combo.Input:
+    """optional: where a node had none before."""
+    tooltip = "Noise levels that are drawn from. High noise: the first fifth of sampling, where what the video becomes is decided."
+    return io.Combo.Input("timesteps", options=[WHOLE, HIGH], default=WHOLE, tooltip=tooltip, optional=optional, advanced=True)
+
+
+def layers_input(tooltip: str) -> io.String.Input:
+    return io.String.Input("layers", default="auto", tooltip=tooltip, advanced=True)
 
 
 def target_input() -> io.Image.Input:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -13,15 +13,28 @@ from ..draws import placed, stream
 from ..observation import Features, LatentEncoder, Observation
 
 
+def spread(least: float, count: int = 4) -> tuple[float, ...]:
+    """Noise levels in the middle of as many equal parts of [least, 1]."""
+    return tuple(least + (1 - least) * (index + 0.5) / count for index in range(count))
+
+
+WHOLE, HIGH = "whole schedule", "high noise"
+TIMESTEPS: Mapping[str, tuple[float, ...]] = {WHOLE: spread(0.0), HIGH: spread(0.8)}
+"""Which noise levels a loss draws from. Three independent works find that the first, noisiest steps are where a protection counts."""
+FIRST_STEPS = spread(0.95)
+"""Those of BadWorld's losses, which find no effect elsewhere."""
+
+
 @dataclass(frozen=True, order=True)
 class Tap:
     """A place inside of a denoiser that a loss reads. block: its number in the order in which the blocks run, from 0.
 
     kind: "attention" is the block's first attention map, rows adding up to 1: of a video model [..., F, F] between frames, of a model of
-    pictures [..., T, T] between tokens. "output" is what the block gives, [..., T, C] over the tokens of the picture or video.
+    pictures [..., T, T] between tokens. "output" is what the block gives, [..., T, C] over the tokens of the picture or video. "map" is the
+    same in its places, [..., h, w, C]: blocks of a UNet differ in these.
     """
 
-    kind: Literal["attention", "output"]
+    kind: Literal["attention", "output", "map"]
     block: int
 
 
@@ -53,8 +66,21 @@ class VideoModel(Denoiser, Protocol):
         """Owner of what `condition` computes: its networks are other ones than the denoiser and need not be resident with it."""
         ...
 
+    @property
+    def sampled(self) -> Tensor | None:
+        """Of the latents, 1 where the model makes the video and 0 where the picture itself stands; None where it makes all of them."""
+        ...
+
     def condition(self, image: Tensor, /) -> Features:
         """What the denoiser is told of a picture [1,3,H,W] in [0,1]: the tensors through which gradients flow."""
+        ...
+
+    def shape(self, image: Tensor, /) -> tuple[int, ...]:
+        """Of a video's latents, without making one: as `prior` gives them."""
+        ...
+
+    def output_scale(self, level: float, /) -> float:
+        """|d estimate / d output of the network| at that level: errors of the estimate divided by it are the network's own, such as v."""
         ...
 
     def prior(self, image: Tensor, /) -> Tensor:
@@ -105,10 +131,11 @@ class VideoSetup:
     """
 
     model: VideoModel
-    levels: tuple[float, ...] = (0.125, 0.375, 0.625, 0.875)
+    levels: tuple[float, ...] = TIMESTEPS[WHOLE]
     seed: int = 0
     fresh: bool = False
     _taps: list[Tap] = field(default_factory=list, repr=False)
+    _lasting: set[Tap] = field(default_factory=set, repr=False)
 
     @property
     def surrogates(self) -> tuple[object, ...]:
@@ -119,9 +146,19 @@ class VideoSetup:
         """All that losses have asked for."""
         return tuple(self._taps)
 
-    def listen(self, taps: Sequence[Tap]) -> None:
-        """Have these read too, before the first estimate is made: all losses of a setup share one estimate."""
-        self._taps[:] = sorted({*self._taps, *taps})
+    @property
+    def lasting_taps(self) -> tuple[Tap, ...]:
+        """Those that are read of the clean picture too, and kept."""
+        return self.taps[: len(self._lasting)]
+
+    def listen(self, taps: Sequence[Tap], *, clean: bool = True) -> None:
+        """Have these read too, before the first estimate is made: all losses of a setup share one estimate.
+
+        clean: False where of the clean picture only numbers are needed, see `elsewhere`: tensors would be kept for each level.
+        """
+        self._lasting.update(taps if clean else ())
+        # What is read of both pictures comes first, so that places are the same in both.
+        self._taps[:] = [*sorted(self._lasting), *sorted({*self._taps, *taps} - self._lasting)]
 
     def tapped(self, features: Features, taps: Sequence[Tap]) -> Features:
         """Of what `estimates` gives for one picture, these taps."""
@@ -131,27 +168,83 @@ class VideoSetup:
         """X_0, made once for each clean picture."""
         return clean.features(self.model, "prior", lambda: (self.model.prior(clean.image).float(),))[0]
 
+    def level(self, adversarial: Observation) -> float:
+        """The one that is drawn at this look."""
+        return self.levels[self._index(adversarial)]
+
+    def _index(self, adversarial: Observation) -> int:
+        return adversarial.draws.integer("video", len(self.levels))
+
     def estimates(self, clean: Observation, adversarial: Observation) -> tuple[Features, Features]:
-        """Of the clean and of the adversarial picture, from the same X_t."""
-        index = adversarial.draws.integer("video", len(self.levels))
-        noisy, level, taps = self.start(clean, adversarial, index), self.levels[index], self.taps
+        """Of the clean and of the adversarial picture, from the same X_t. The clean one's has but the taps that are listened to in both."""
+        return self._estimate(clean, clean, adversarial, self.lasting_taps), self.estimate(clean, adversarial)
 
-        def estimate(seen: Observation) -> Features:
-            conditioning = seen.features(self.model.conditioner, ("conditioning", id(self.model)), lambda: self.model.condition(seen.image))
-            key, lasting = ("estimate", id(self), index), not self.fresh
-            return seen.features(self.model, key, lambda: self.model.estimate(noisy, level, conditioning, taps=taps), lasting=lasting)
+    def estimate(self, clean: Observation, adversarial: Observation) -> Features:
+        """Of the adversarial picture alone, from the noised video of the clean one."""
+        return self._estimate(adversarial, clean, adversarial, self.taps)
 
-        return estimate(clean), estimate(adversarial)
+    def _estimate(self, seen: Observation, clean: Observation, adversarial: Observation, taps: Sequence[Tap]) -> Features:
+        index = self._index(adversarial)
+        noisy, level, told = self.start(clean, adversarial, index), self.levels[index], self._told(seen)
+
+        def ask() -> Features:
+            return self.model.estimate(noisy, level, told, taps=taps)
+
+        return seen.features(self.model, ("estimate", id(self), index), ask, lasting=not self.fresh)
+
+    def _told(self, seen: Observation) -> Features:
+        return seen.features(self.model.conditioner, ("conditioning", id(self.model)), lambda: self.model.condition(seen.image))
+
+    def elsewhere(
+        self,
+        clean: Observation,
+        adversarial: Observation,
+        taps: Sequence[Tap],
+        measure: Callable[[Features], Features],
+        *,
+        key: Hashable,
+        picture: Callable[[], Tensor] | None = None,
+        lasting: bool = True,
+    ) -> Features:
+        """`measure` of these taps, from the same X_t, where the model is told of the clean picture or of another one [1,3,H,W].
+
+        Without gradient, and not more often than once a look. key: whose measure it is. lasting: once for each level of fixed noise. Ask
+        before `estimate`, so that with low memory the adversarial picture's graph need not make room.
+        """
+        index = self._index(adversarial)
+        noisy, level = self.start(clean, adversarial, index), self.levels[index]
+        if picture is None:
+            told = self._told(clean)
+        else:
+            told = clean.features(self.model.conditioner, ("conditioning", id(self.model), key), lambda: self.model.condition(picture()))
+
+        def ask() -> Features:
+            return measure(self.model.estimate(noisy, level, told, taps=taps)[1:])
+
+        return clean.features(self.model, ("elsewhere", id(self), key, index), ask, lasting=lasting and not self.fresh)
+
+    def from_noise(self, adversarial: Observation) -> tuple[Tensor, Tensor]:
+        """Noise of unit scale in place of a noised video, which then need not be made, and the estimate under the adversarial picture."""
+        index, told = self._index(adversarial), self._told(adversarial)
+        noise = self._noise(adversarial, self.model.shape(adversarial.image), index, told[0])
+        noisy = self.model.noised(torch.zeros_like(noise), noise, self.levels[index])
+
+        def ask() -> Features:
+            return self.model.estimate(noisy, self.levels[index], told, taps=())
+
+        return noise, adversarial.features(self.model, ("from noise", id(self), index), ask)[0]
 
     def start(self, clean: Observation, adversarial: Observation, index: int) -> Tensor:
         """X_t at the level of that index; fresh noise is that of the adversarial picture's look."""
 
         def noised() -> Features:
             prior = self.prior(clean)
-            if self.fresh:
-                noise = placed(adversarial.draws.normal("video noise", tuple(prior.shape)), prior)
-            else:
-                noise = torch.randn(prior.shape, generator=stream(self.seed, f"video {index}")).to(prior)
+            noise = self._noise(adversarial, tuple(prior.shape), index, prior)
             return (self.model.noised(prior, noise, self.levels[index]),)
 
         return clean.features(self.model, ("start", id(self), index), noised, lasting=not self.fresh)[0]
+
+    def _noise(self, adversarial: Observation, shape: tuple[int, ...], index: int, like: Tensor) -> Tensor:
+        if self.fresh:
+            return placed(adversarial.draws.normal("video noise", shape), like)
+        return torch.randn(shape, generator=stream(self.seed, f"video {index}")).to(like)

@@ -57,6 +57,11 @@ def _picture(image: Tensor | None) -> Tensor:
     """IMAGE [1,H,W,C] -> [1,3,H,W]."""
     if image is None:
         return torch.zeros(1, 3, 8, 8)
+    return picture_of(image)
+
+
+def picture_of(image: Tensor) -> Tensor:
+    """The same of an IMAGE that is there."""
     return image.detach().clone().movedim(-1, 1)[:1, :3].float().expand(-1, 3, -1, -1)
 
 

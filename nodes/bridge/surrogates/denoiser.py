@@ -100,6 +100,12 @@ class DifferentiableDenoiser:
             self._sigmas[level] = min(float(sampling.percent_to_sigma(1 - level)), float(sampling.sigma_max))
         return torch.full((like.shape[0],), self._sigmas[level], device=like.device)
 
+    def output_scale(self, level: float) -> float:
+        """|d estimate / d output of the network| at that level."""
+        sigma = self.sigma(level, torch.zeros(1))
+        estimate: Tensor = self.model.model_sampling.calculate_denoised(sigma, torch.ones(1), torch.zeros(1))
+        return float(estimate.abs())
+
     def conditioned(self, conditioning: Conditioning, samples: Tensor, mask: Tensor | None = None) -> Conditioned:
         """samples: latents as conditioning nodes give them, in whose shape the model is asked; with a mask what stays where it is 0."""
         noise = torch.zeros_like(samples, device=self.device)

@@ -34,16 +34,18 @@ def is_video_unet(network: nn.Module) -> bool:
     return any(isinstance(part, SpatialVideoTransformer) for part in network.modules())
 
 
-def tapped_blocks(network: nn.Module, kind: Literal["attention", "output"]) -> list[nn.Module]:
+def tapped_blocks(network: nn.Module, kind: Literal["attention", "output", "map"]) -> list[nn.Module]:
     """What a tap's number counts, in the order in which blocks run.
 
     Of a transformer its blocks. Of a UNet, for outputs all blocks of its levels; for attention, the transformer blocks within: in a video
     UNet those between frames on the way down. Raises ValueError where there are none.
     """
     if hasattr(network, "input_blocks"):
-        if kind == "output":
+        if kind != "attention":
             # Core runs the layers of a level's block one by one: what the last one gives is what the block gives.
-            return [block[-1] for block in (*network.input_blocks, network.middle_block, *network.output_blocks)]  # type: ignore[misc, union-attr]
+            # Some have none in the middle.
+            blocks = (*network.input_blocks, network.middle_block, *network.output_blocks)  # type: ignore[misc, union-attr]
+            return [block[-1] for block in blocks if block is not None]
         if is_video_unet(network):
             parts = [part for part in network.get_submodule("input_blocks").modules() if isinstance(part, SpatialVideoTransformer)]
             return [block for part in parts for block in part.time_stack]
@@ -87,7 +89,8 @@ class Recorder:
     def __init__(self, network: nn.Module, taps: Sequence[Tap], latents: Sequence[int]) -> None:
         self._blocks = {tap: tapped_blocks(network, tap.kind)[tap.block] for tap in taps}
         # Tokens of one frame, behind those of texts and references; None in a UNet, which has no others.
-        self._tokens = None if hasattr(network, "input_blocks") else _tokens(network, latents)
+        self._grid = None if hasattr(network, "input_blocks") else _grid(network, latents)
+        self._tokens = None if self._grid is None else self._grid[0] * self._grid[1]
         self._frames = latents[-3] if len(latents) == 5 else 1
         self._picture = -1 if any(hasattr(network, name) for name in _TEXT_FIRST) else 0
         self._padded: int = getattr(network, "pad_tokens_multiple", None) or 1
@@ -114,8 +117,13 @@ class Recorder:
 
     def _keep(self, tap: Tap, module: nn.Module, inputs: object, output: Any) -> None:
         given: Tensor = output[self._picture] if isinstance(output, tuple) else output
+        if self._grid is None:
+            read = rearrange(given, "b c h w -> b (h w) c" if tap.kind == "output" else "b c h w -> b h w c")
+        else:
+            read = self._shown(given)
+            read = read if tap.kind == "output" else read.unflatten(1, (self._frames, *self._grid))
         # A copy: the next block of some models goes on in the same tensor.
-        self._read[tap] = (rearrange(given, "b c h w -> b (h w) c") if self._tokens is None else self._shown(given)).clone()
+        self._read[tap] = read.clone()
 
     def _shown(self, given: Tensor) -> Tensor:
         """Tokens of the picture or video: the last ones, but for some that only fill them up to a multiple."""
@@ -142,11 +150,11 @@ class Recorder:
         return rearrange(of_video, "b heads (f t) d -> b heads f t d", t=self._tokens).mean(dim=3)
 
 
-def _tokens(network: nn.Module, latents: Sequence[int]) -> int:
-    """Of one frame. Without a size of its own, a token is one place of the latents."""
+def _grid(network: nn.Module, latents: Sequence[int]) -> tuple[int, int]:
+    """Tokens of one frame, down and along. Without a size of its own, a token is one place of the latents."""
     patch: Any = getattr(network, "patch_size", 1)
     side = int(patch[-1] if isinstance(patch, (tuple, list)) else patch)
-    return -(-latents[-2] // side) * -(-latents[-1] // side)
+    return -(-latents[-2] // side), -(-latents[-1] // side)
 
 
 def _map(q: Tensor, k: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import comfy.sd
@@ -11,7 +12,7 @@ from comfy.ldm.models.autoencoder import DiagonalGaussianRegularizer
 from comfy.ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 from comfy.model_patcher import ModelPatcher
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from ....engine.compute.half import with_scaled_gradient
 from ....engine.compute.memory import META
@@ -50,6 +51,16 @@ def drawn_vae_view(surrogates: Surrogates, vae: comfy.sd.VAE) -> DifferentiableV
     view = resident.view
     resident.passes["posterior"] = Pass(
         "VAE", (view.patcher.model,), lambda seen: seen.features(view, "posterior", lambda: view.posterior(seen.image))
+    )
+    return view
+
+
+def staged_vae_view(surrogates: Surrogates, vae: comfy.sd.VAE) -> DifferentiableVAE:
+    """The same encoder, of which a loss reads what it has at each resolution."""
+    resident = _resident(surrogates, vae)
+    view = resident.view
+    resident.passes["stages"] = Pass(
+        "VAE", (view.patcher.model,), lambda seen: seen.features(view, "stages", lambda: view.stages(seen.image))
     )
     return view
 
@@ -141,6 +152,26 @@ class DifferentiableVAE:
             return self._encode(frames, frames=True)
         (latent,) = with_scaled_gradient(lambda frames: (self._encode(frames, frames=True),), frames, network=self)
         return latent
+
+    def stages(self, image: Tensor) -> Features:
+        """[B,3,H,W] in [0,1] -> what the encoder has last at each resolution [B,C,...,h,w], the largest first, fp32."""
+
+        def run(image: Tensor) -> Features:
+            found: dict[tuple[int, ...], Tensor] = {}
+
+            def keep(module: nn.Module, inputs: object, output: object) -> None:
+                # Padding on the way to the next resolution has a size of its own, and is no stage.
+                if isinstance(output, Tensor) and output.ndim >= 4 and not isinstance(module, nn.ConstantPad2d):
+                    # A copy: activations that follow work in place.
+                    found[tuple(output.shape[-2:])] = output.clone()
+
+            with contextlib.ExitStack() as stack:
+                for part in self.patcher.model.modules():
+                    stack.callback(part.register_forward_hook(keep).remove)
+                self._encode(image)
+            return tuple(found[sides].to(image.device, torch.float32) for sides in sorted(found, reverse=True))
+
+        return with_scaled_gradient(run, image, network=self) if self.dtype == torch.float16 else run(image)
 
     def posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """[B,3,H,W] in [0,1] -> mean and standard deviation of its latent, fp32. Only of the VAEs that `drawn_vae_view` takes."""

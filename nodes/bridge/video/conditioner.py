@@ -61,7 +61,7 @@ class Conditioner:
         channels, length = self.vae.latent_channels, self._size.length
         if self.vae.latent_dim == 2:
             return (length, channels, tall, wide)
-        return (1, channels, (length - 1) // self._family.stride + 1, tall, wide)
+        return (1, channels, self._family.ahead + (length - 1) // self._family.stride + 1, tall, wide)
 
     def still(self, image: Tensor) -> Tensor:
         """Latents of a video that shows the picture in every frame, as the VAE gives them."""
@@ -75,5 +75,4 @@ class Conditioner:
         latents = self.vae.encode(pixels.movedim(1, -1))
         if samples.ndim == 4:
             return latents
-        # Some families have the reference as one more frame in front.
-        return torch.cat([latents[:, :, :1].repeat(1, 1, samples.shape[2] - latents.shape[2], 1, 1), latents], dim=2)
+        return torch.cat([latents[:, :, :1].repeat(1, 1, self._family.ahead, 1, 1), latents], dim=2)

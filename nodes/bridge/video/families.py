@@ -44,7 +44,8 @@ class Family:
     """One way to prepare a picture.
 
     models: classes in comfy.model_base. stride: a video has 1 + a multiple of it frames, or any number for 1. multiple: of both sides.
-    clip: whether an image encoder is needed. text: whether a prompt's conditioning is.
+    clip: whether an image encoder is needed. text: whether a prompt's conditioning is. ahead: latent frames before the video's own, such as
+    the reference.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Family:
     multiple: int
     clip: Literal["needed", "optional", "unused"]
     text: bool
+    ahead: int = 0
 
 
 def _svd(given: Request) -> Prepared:
@@ -117,7 +119,7 @@ _HUNYUAN_CONCAT = ("HunyuanVideoI2V", "HunyuanVideoSkyreelsI2V")
 FAMILIES = (
     Family("SVD", ("SVD_img2vid",), _svd, 1, 8, "needed", text=False),
     Family("Wan", ("WAN21",), _wan, 4, 16, "optional", text=True),
-    Family("Wan Animate", ("WAN22_Animate",), _wan_animate, 4, 16, "optional", text=True),
+    Family("Wan Animate", ("WAN22_Animate",), _wan_animate, 4, 16, "optional", text=True, ahead=1),
     Family("CogVideoX", ("CogVideoX",), _cogvideox, 4, 16, "unused", text=True),
     Family("LTX", ("LTXV",), _ltx, 8, 32, "unused", text=True),
     Family("Hunyuan (concat)", _HUNYUAN_CONCAT, _hunyuan("v1 (concat)"), 4, 16, "unused", text=True),

@@ -64,9 +64,17 @@ class VideoSurrogate:
 
 
 def video_setup(
-    surrogates: Surrogates, surrogate: VideoSurrogate, levels: tuple[float, ...] = VideoSetup.levels, *, fresh: bool = False
+    surrogates: Surrogates,
+    surrogate: VideoSurrogate,
+    levels: tuple[float, ...] = VideoSetup.levels,
+    *,
+    fresh: bool = False,
+    looked_into: bool = False,
 ) -> VideoSetup:
-    """One for each choice of levels and noise, so that losses which agree share what the model is asked. fresh: see VideoSetup."""
+    """One for each choice of levels and noise, so that losses which agree share what the model is asked. fresh: see VideoSetup.
+
+    looked_into: for a loss that reads blocks of the adversarial picture only.
+    """
     vae = vae_view(surrogates, surrogate.vae)
     clip = None if surrogate.clip_vision is None else clip_vision_view(surrogates, surrogate.clip_vision)
     resident = denoiser_resident(surrogates, surrogate.model, "The video model")
@@ -80,8 +88,12 @@ def video_setup(
     def setup() -> VideoSetup:
         return VideoSetup(surrogates.once(id(surrogate), model), levels, fresh=fresh)
 
-    made = surrogates.once((id(surrogate), levels, fresh), setup)
-    resident.passes[id(surrogate), levels, fresh] = video_pass(made, [vae] if clip is None else [vae, clip])
+    key = (id(surrogate), levels, fresh)
+    encoders: list[DifferentiableVAE | DifferentiableCLIPVision] = [vae] if clip is None else [vae, clip]
+    made = surrogates.once(key, setup)
+    resident.passes[key] = video_pass(made, encoders)
+    if looked_into:
+        resident.passes[*key, "inside"] = video_pass(made, encoders, inside=True)
     return made
 
 
@@ -95,6 +107,17 @@ class DifferentiableVideoModel:
         self.denoiser, self.conditioner = denoiser, conditioner
         self._sampling, self._video = sampling, video
         self._told: Conditioned | None = None
+
+    @property
+    def sampled(self) -> Tensor | None:
+        """Of the latest picture that `condition` was given."""
+        return None if self._told is None else self._told.mask
+
+    def shape(self, image: Tensor) -> tuple[int, ...]:
+        return self.conditioner.shape(image.shape[-2], image.shape[-1])
+
+    def output_scale(self, level: float) -> float:
+        return self.denoiser.output_scale(level)
 
     def prior(self, image: Tensor) -> Tensor:
         if self._video is not None:
@@ -143,8 +166,9 @@ class DifferentiableVideoModel:
         return self.denoiser.estimate(noisy, level, told, taps)
 
 
-def video_pass(setup: VideoSetup, encoders: Sequence[DifferentiableVAE | DifferentiableCLIPVision]) -> Pass:
-    """encoders: those that the conditioning goes through."""
+def video_pass(setup: VideoSetup, encoders: Sequence[DifferentiableVAE | DifferentiableCLIPVision], *, inside: bool = False) -> Pass:
+    """encoders: those that the conditioning goes through. inside: with what losses read of the adversarial picture only, beside which the
+    same of one other picture is held; without, what is kept of the clean one for each level."""
     view = cast(DifferentiableVideoModel, setup.model)
 
     def ask(seen: Observation) -> Features:
@@ -158,10 +182,10 @@ def video_pass(setup: VideoSetup, encoders: Sequence[DifferentiableVAE | Differe
         with torch.no_grad():
             noisy = torch.empty(view.conditioner.prepare(seen.image).samples.shape, device=META)
         told = seen.features(view.conditioner, "conditioning", condition)
-        return seen.features(view, "estimate", lambda: asked.estimate(noisy, 0.5, told, taps=setup.taps))
+        return seen.features(view, "estimate", lambda: asked.estimate(noisy, 0.5, told, taps=setup.taps if inside else setup.lasting_taps))
 
     networks = (view.denoiser.network, *(encoder.patcher.model for encoder in encoders))
-    return Pass("video", networks, ask, clean=len(setup.levels), checkpointed=view.denoiser)
+    return Pass("video", networks, ask, clean=1 if inside else len(setup.levels), checkpointed=view.denoiser)
 
 
 def _watched(patcher: ModelPatcher, steps: int) -> Callable[[int, Tensor, Tensor, int], None]:
