@@ -3,10 +3,10 @@
     nox -s benchmarks -- dual_space --data PAIRS [--taef2 FOLDER] [--mobile-sam mobile_sam.pt] [--people 12] [--known ROWS.json]
 
 Photos of held-out people, cut to 256 px, are protected by sign steps up the distance of a network's features from the clean photo's: in
-RGB, in chroma, in low frequencies, and in these two by turns. Each as it is (equal budget), and scaled until its LPIPS is that of the wanted
-one (equal visibility), beside random signs. Then clean and changed photo go through the same edit. Distances are root mean squares over the
-clean features' standard deviation: means over photos with 95 % bootstrap intervals; "left" is a share of the distance before the edit.
-The networks: the shipped autoencoder, TAEF2 and MobileSAM's encoder. The denoiser in pixels is that of purifiers.py. Rows of finished
+RGB, in chroma, in low frequencies, and in these two by turns. Each as it is (equal budget), and scaled until its LPIPS is that of the
+wanted one (equal visibility), beside random signs. Then clean and changed photo go through the same edit. Distances are root mean squares
+over the clean features' standard deviation: means over photos with 95 % bootstrap intervals; "left" is a share of the distance before the
+edit. The networks: the shipped autoencoder, TAEF2 and MobileSAM's encoder. The denoiser in pixels is that of purifiers.py. Rows of finished
 photos are kept. About four minutes a photo on one core.
 """
 

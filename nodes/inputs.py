@@ -17,9 +17,9 @@ def weight_input(default: float, name: str = "weight") -> io.Float.Input:
     return io.Float.Input(name, default=default, min=0.0, max=10000.0, step=0.01, tooltip=tooltip)
 
 
-def steps_input() -> io.Int.Input:
+def steps_input(default: int = 100) -> io.Int.Input:
     tooltip = "Each step runs every surrogate forward and backward once."
-    return io.Int.Input("steps", default=100, min=0, max=100000, tooltip=tooltip)
+    return io.Int.Input("steps", default=default, min=0, max=100000, tooltip=tooltip)
 
 
 def seed_input() -> io.Int.Input:
@@ -87,10 +87,10 @@ def scaled_input() -> io.Boolean.Input:
     return io.Boolean.Input("scaled", default=True, advanced=True, tooltip=tooltip)
 
 
-def timesteps_input(*, optional: bool = False) -> io.Combo.Input:
+def timesteps_input(default: str = WHOLE, *, optional: bool = False) -> io.Combo.Input:
     """optional: where a node had none before."""
     tooltip = "Noise levels that are drawn from. High noise: the first fifth of sampling, where what the video becomes is decided."
-    return io.Combo.Input("timesteps", options=[WHOLE, HIGH], default=WHOLE, tooltip=tooltip, optional=optional, advanced=True)
+    return io.Combo.Input("timesteps", options=[WHOLE, HIGH], default=default, tooltip=tooltip, optional=optional, advanced=True)
 
 
 def layers_input(tooltip: str) -> io.String.Input:

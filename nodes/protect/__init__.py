@@ -1,5 +1,15 @@
 """Protect, whole methods, and what belongs to them."""
 
-from . import dormant, dual_space, eot, i2vguard, latent_space, protect, save, silencer
+from . import anti_i2v, dormant, dual_space, eot, i2vguard, latent_space, protect, save, silencer
 
-NODES = (*protect.NODES, *latent_space.NODES, *dual_space.NODES, *eot.NODES, *dormant.NODES, *i2vguard.NODES, *silencer.NODES, *save.NODES)
+NODES = (
+    *protect.NODES,
+    *latent_space.NODES,
+    *dual_space.NODES,
+    *eot.NODES,
+    *dormant.NODES,
+    *i2vguard.NODES,
+    *anti_i2v.NODES,
+    *silencer.NODES,
+    *save.NODES,
+)

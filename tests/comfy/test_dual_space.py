@@ -68,6 +68,6 @@ def test_each_space_changes_what_it_is_named_after() -> None:
 
 def test_a_greyscale_photo_has_no_colour() -> None:
     grey = photo(SIDE)[..., :1]
-    with pytest.raises(ValueError, match='greyscale and has no colour to change: set spaces to "low frequency"'):
+    with pytest.raises(ValueError, match='greyscale and has no colour to change: connect a Dual Space with "low frequency"'):
         protected("chroma, then low frequency", image=grey)
     assert protected("low frequency", image=grey)[0].shape == grey.shape

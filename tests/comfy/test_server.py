@@ -60,6 +60,7 @@ NODES = {
     "StillguardFreezeVideoLoss",
     "StillguardL2Penalty",
     "StillguardI2VGuard",
+    "StillguardAntiI2V",
     "StillguardSilencer",
     "StillguardLoadFaceAnimator",
     "StillguardFramePortrait",

@@ -20,7 +20,10 @@ class DualSetup:
 
     def spec(self, images: Tensor, *, pixels: RGB, longest: int, steps: int) -> SpaceSpec:
         if images.shape[-1] == 1 and any(isinstance(space, Chroma) for space in self.turns):
-            raise ValueError('The photo is greyscale and has no colour to change: set spaces to "low frequency", or disconnect `space`.')
+            raise ValueError(
+                'The photo is greyscale and has no colour to change: connect a Dual Space with "low frequency" to `space`, '
+                "or make the photo RGB."
+            )
 
         def make(surrogates: Surrogates, index: int) -> Alternating:
             size = WorkingSize(longest=longest, multiple=surrogates.multiple)
