@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 import torch
 from bench import video_files
+from stillguard.engine import Objective, Observation, Term
+from stillguard.engine.draws import SeededDraws
 from torch import Tensor
 
 if TYPE_CHECKING:
     import comfy.clip_vision
     import comfy.sd
     from comfy.model_patcher import ModelPatcher
+    from stillguard.nodes.bridge.protect.loss_spec import LossSpec
     from stillguard.nodes.bridge.surrogates.denoiser import Conditioning
     from stillguard.nodes.bridge.video.families import Family
     from stillguard.nodes.bridge.video.model import VideoSurrogate
@@ -100,3 +103,36 @@ def load_vae(path: Path) -> comfy.sd.VAE:
 
 def randn(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def gradients(
+    losses: dict[str, LossSpec], photo: Tensor, *, low_memory: bool = False, differences: float | None = None
+) -> tuple[dict[str, Tensor], dict[str, tuple[float, float]]]:
+    """Each loss's gradient, and along its sign, with which no part of the picture is missed, its slope and what differences say.
+
+    differences: their half width.
+    """
+    from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
+
+    found, slopes = {}, {}
+    with autograd_session():
+        surrogates = Surrogates()
+        built = {name: spec.make(surrogates) for name, spec in losses.items()}
+        with surrogates.on_device(height=photo.shape[-2], width=photo.shape[-1], low_memory=low_memory):
+            clean, changed = Observation(photo.clone()), (photo + 0.02 * randn(*photo.shape, seed=4)).clamp(0.01, 0.99)
+
+            def look(picture: Tensor) -> Observation:
+                return Observation(picture, draws=SeededDraws(5), low_memory=low_memory)
+
+            for name, loss in built.items():
+                leaf = changed.clone().requires_grad_()
+                with surrogates.step():
+                    Objective((Term(name, 1.0, loss),)).backward(clean, look(leaf))
+                found[name] = leaf.grad
+                if differences is not None:
+                    direction = leaf.grad.sign()
+                    with torch.no_grad():
+                        up, down = (float(loss(clean, look(changed + width * direction))) for width in (differences, -differences))
+                    slopes[name] = float((leaf.grad * direction).sum()), (up - down) / (2 * differences)
+    return found, slopes

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from stillguard.engine import RGB, Objective, Observation, Sign, Term, protect
-from stillguard.engine.draws import SeededDraws
+from stillguard.engine import RGB, Objective, Sign, Term, protect
 from torch import Tensor
-from video_models import FILES, Loaded, load, randn
+from video_models import FILES, Loaded, gradients, load
 
 if TYPE_CHECKING:
     from stillguard.nodes.bridge.protect.loss_spec import LossSpec
@@ -45,39 +44,6 @@ def specs(loaded: Loaded, **changes: object) -> dict[str, LossSpec]:
         "attention": temporal_attention(1.0, spec),
         "freeze": frozen_video(1.0, spec),
     }
-
-
-def gradients(
-    losses: dict[str, LossSpec], photo: Tensor, *, low_memory: bool = False, differences: float | None = None
-) -> tuple[dict[str, Tensor], dict[str, tuple[float, float]]]:
-    """Each loss's gradient, and along its sign, with which no part of the picture is missed, its slope and what differences say.
-
-    differences: their half width.
-    """
-    from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
-
-    found, slopes = {}, {}
-    with autograd_session():
-        surrogates = Surrogates()
-        built = {name: spec.make(surrogates) for name, spec in losses.items()}
-        with surrogates.on_device(height=SIDE, width=SIDE, low_memory=low_memory):
-            clean, changed = Observation(photo.clone()), (photo + 0.02 * randn(*photo.shape, seed=4)).clamp(0.01, 0.99)
-
-            def look(picture: Tensor) -> Observation:
-                return Observation(picture, draws=SeededDraws(5), low_memory=low_memory)
-
-            for name, loss in built.items():
-                leaf = changed.clone().requires_grad_()
-                with surrogates.step():
-                    Objective((Term(name, 1.0, loss),)).backward(clean, look(leaf))
-                found[name] = leaf.grad
-                if differences is not None:
-                    direction = leaf.grad.sign()
-                    with torch.no_grad():
-                        up, down = (float(loss(clean, look(changed + width * direction))) for width in (differences, -differences))
-                    slopes[name] = float((leaf.grad * direction).sum()), (up - down) / (2 * differences)
-    return found, slopes
 
 
 def test_every_losss_gradient_is_finite_differences(loaded: Loaded, photo: Tensor) -> None:

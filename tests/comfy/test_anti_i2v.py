@@ -1,0 +1,170 @@
+"""Anti-I2V's losses and Velocity-Min on core's own small models: finite differences, thirty steps, low memory, and what does not fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from stillguard.engine import RGB, Objective, Observation, Sign, Term, protect
+from stillguard.engine.draws import SeededDraws
+from stillguard.engine.surrogates.denoiser import HIGH, TIMESTEPS, WHOLE, Tap
+from torch import Tensor
+from video_models import FILES, Loaded, gradients, load, randn
+
+if TYPE_CHECKING:
+    from stillguard.nodes.bridge.protect.loss_spec import LossSpec
+
+# One latent is 32 pixels in LTX.
+SIDES = {"LTX": 64}
+
+
+@pytest.fixture(scope="module")
+def folder(comfy: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("video")
+
+
+@pytest.fixture(scope="module", params=FILES)
+def loaded(request: pytest.FixtureRequest, folder: Path) -> Loaded:
+    return load(request.param, folder)
+
+
+def photo_of(loaded: Loaded) -> Tensor:
+    side = SIDES.get(loaded.family.name, 32)
+    return torch.nn.functional.interpolate(randn(1, 3, 8, 8, seed=0), size=(side, side), mode="bicubic").sigmoid()
+
+
+def noisy_of(photo: Tensor) -> Tensor:
+    """Where `gradients` looks."""
+    return (photo + 0.02 * randn(*photo.shape, seed=4)).clamp(0.01, 0.99)
+
+
+def specs(loaded: Loaded) -> dict[str, LossSpec]:
+    """Few blocks, by hand."""
+    from stillguard.nodes.losses.anti_i2v import denoising, representation_anchor, representation_collapse, velocity_min
+
+    side = photo_of(loaded).shape[-1]
+    spec = loaded.spec(side=side)
+    # In place of the model's own: sampling is tested elsewhere.
+    spec = replace(spec, video=randn(spec.size.length, side, side, 3, seed=6).sigmoid())
+    return {
+        "collapse": representation_collapse(1.0, spec, layers="1, 3, 22" if loaded.family.name == "SVD" else "0, 1"),
+        "anchor": representation_anchor(1.0, spec, loaded.vae, None),
+        "denoising": denoising(1.0, spec),
+        "velocity": velocity_min(1.0, spec),
+    }
+
+
+Found = tuple[dict[str, Tensor], dict[str, tuple[float, float]]]
+
+
+@pytest.fixture(scope="module")
+def fast(loaded: Loaded) -> Found:
+    with pytest.MonkeyPatch.context() as patch:
+        # Image encoders read whole levels, and the gradient passes straight through that step; differences would see its stairs.
+        patch.setattr(Tensor, "round", lambda tensor: tensor)
+        return gradients(specs(loaded), photo_of(loaded), differences=1e-4)
+
+
+def test_every_losss_gradient_is_finite_differences(loaded: Loaded, fast: Found) -> None:
+    for name, (slope, difference) in fast[1].items():
+        assert slope > 0, name
+        assert difference == pytest.approx(slope, rel=0.02), name
+
+
+def test_low_memory_gives_the_same_gradient(loaded: Loaded, fast: Found, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all together, each as long as the others; networks are copied in and out as on a GPU, with the CPU in its place."""
+    from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.surrogates import run_surrogates as residents
+
+    monkeypatch.setattr(residents, "takes_turns", lambda: True)
+    monkeypatch.setattr(Tensor, "round", lambda tensor: tensor)
+    photo, built, sizes = photo_of(loaded), specs(loaded), {name: float(gradient.norm()) for name, gradient in fast[0].items()}
+    with autograd_session():
+        surrogates = residents.Surrogates()
+        terms = tuple(Term(name, 1 / sizes[name], spec.make(surrogates)) for name, spec in built.items())
+        with surrogates.on_device(height=photo.shape[-2], width=photo.shape[-1], low_memory=True), surrogates.step():
+            leaf = noisy_of(photo).requires_grad_()
+            Objective(terms).backward(Observation(photo.clone()), Observation(leaf, draws=SeededDraws(5), low_memory=True))
+    expected = sum(gradient / sizes[name] for name, gradient in fast[0].items())
+    assert float((leaf.grad - expected).norm()) < 1e-4 * float(expected.norm())
+
+
+# One of each family and of each loss by default.
+QUICK = {("Hunyuan (replace)", "collapse"), ("LTX", "anchor"), ("CogVideoX", "denoising"), ("Hunyuan (concat)", "velocity")}
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        pytest.param(family, name, marks=() if (family, name) in QUICK else pytest.mark.slow)
+        for family in FILES
+        for name in ("collapse", "anchor", "denoising", "velocity")
+    ],
+)
+def test_each_improves(folder: Path, family: str, name: str) -> None:
+    """Thirty steps at one noise level and one noise, so that values can be compared."""
+    from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
+
+    loaded = load(family, folder)
+    photo, spec = photo_of(loaded), specs(loaded)[name]
+    with autograd_session():
+        surrogates = Surrogates()
+        loss = spec.make(surrogates)
+        loss = replace(loss, setup=replace(loss.setup, levels=loss.setup.levels[2:3], fresh=False))
+        terms = (Term(name, spec.weight, loss, scaled=True),)
+        with surrogates.on_device(height=photo.shape[-2], width=photo.shape[-1], low_memory=False), surrogates.step():
+            steps = list(protect(photo, Objective(terms), update=Sign(1.0), space=RGB(8.0), steps=30, seed=2))
+    assert (steps[-1].losses[name] - steps[1].losses[name]) * spec.weight > 0
+
+
+@pytest.fixture(scope="module")
+def told(loaded: Loaded) -> dict[str, object]:
+    """Of a model that has been shown a picture: itself, the picture, and the latents of a video of it."""
+    from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
+    from stillguard.nodes.bridge.surrogates.taps import tapped_blocks
+    from stillguard.nodes.bridge.video.model import video_setup
+
+    photo = photo_of(loaded)
+    with autograd_session():
+        surrogates = Surrogates()
+        model = video_setup(surrogates, loaded.spec(side=photo.shape[-1])).model
+        with surrogates.on_device(height=photo.shape[-2], width=photo.shape[-1], low_memory=False), surrogates.step(), torch.no_grad():
+            told, prior, count = model.condition(photo), model.still(photo), len(tapped_blocks(model.denoiser.network, "output"))
+            taps = [Tap(kind, block) for block in (0, count - 1) for kind in ("output", "map")]
+            noisy = model.noised(prior, randn(*prior.shape, seed=3), 0.5)
+            read = model.estimate(noisy, 0.5, told, taps=taps)
+    return {"model": model, "photo": photo, "latents": prior, "noisy": noisy, "read": read}
+
+
+def test_latents_have_a_shape_before_a_video_is_made(told: dict[str, object]) -> None:
+    assert told["model"].shape(told["photo"]) == tuple(told["latents"].shape)
+
+
+def test_maps_are_the_same_tokens_in_their_places(loaded: Loaded, told: dict[str, object]) -> None:
+    latents = told["latents"]
+    for tokens, maps in zip(told["read"][1::2], told["read"][2::2], strict=True):
+        assert torch.equal(maps.flatten(1, -2), tokens)
+        if loaded.family.name == "SVD":
+            assert maps.shape[:3] == (latents.shape[0], *latents.shape[-2:])
+        else:
+            side = max(1, latents.shape[-1] // (1 if loaded.family.name == "LTX" else 2))
+            assert maps.shape[:4] == (1, latents.shape[2], side, side)
+
+
+def test_the_output_scale_is_the_estimates_slope(told: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that gives 0 everywhere, and one that gives 1."""
+    model = told["model"]
+    denoiser = model.denoiser
+
+    def estimate(output: float, level: float) -> Tensor:
+        sigma = denoiser.sigma(level, told["noisy"])
+        return denoiser.model.model_sampling.calculate_denoised(sigma, torch.full_like(told["noisy"], output), told["noisy"])
+
+    for level in (*TIMESTEPS[WHOLE], *TIMESTEPS[HIGH]):
+        apart = (estimate(1.0, level) - estimate(0.0, level)).abs()
+        assert float(apart.mean()) == pytest.approx(model.output_scale(level), rel=1e-3)
