@@ -61,13 +61,16 @@ QUICK: dict[str, dict[str, object]] = {
     "StillguardAnimateTalkingHead": {"steps": 1, "guidance": 1.0, "working_size": 64},
     # The shortest that a talking head hears.
     "TrimAudioDuration": {"duration": 0.2},
-    "StillguardI2VSurrogate": {"length": 5, "prior_steps": 2},
+    "StillguardI2VSurrogate": {"width": 64, "height": 64, "length": 5, "prior_steps": 2},
     "StillguardI2VGuard": {"steps": 2, "working_size": 64},
+    "StillguardAntiI2V": {"steps": 2, "working_size": 64},
     "SVD_img2vid_Conditioning": {"width": 64, "height": 64, "video_frames": 3},
     "WanImageToVideo": {"width": 64, "height": 64, "length": 5},
     "WanAnimateToVideo": {"width": 64, "height": 64, "length": 5},
     "LTXVImgToVideo": {"width": 64, "height": 64, "length": 9},
     "HunyuanImageToVideo": {"width": 64, "height": 64, "length": 5},
+    "EmptyHunyuanLatentVideo": {"width": 64, "height": 64, "length": 5},
+    "ImageScale": {"width": 64, "height": 64},
     "RepeatImageBatch": {"amount": 1},
     "ImageScaleToMaxDimension": {"largest_size": 64},
     "KSampler": {"steps": 2},
@@ -85,9 +88,11 @@ SMALL_FILES = {
     "wan2.1_i2v_480p_14B_fp16.safetensors": "tiny_wan_i2v.safetensors",
     "wan2.2_animate_14B_bf16.safetensors": "tiny_wan_animate.safetensors",
     "hunyuan_video_image_to_video_720p_bf16.safetensors": "tiny_hunyuan.safetensors",
+    "cogvideox_5b_i2v_bf16.safetensors": "tiny_cogvideox.safetensors",
     "wan_2.1_vae.safetensors": "tiny_wan_vae.safetensors",
     # The same layout: 16 channels, an eighth of the width, a quarter of the frames.
     "hunyuan_video_vae_bf16.safetensors": "tiny_wan_vae.safetensors",
+    "cogvideox_vae.safetensors": "tiny_wan_vae.safetensors",
 }
 # Core's loaders accept no encoder of this size: image encoders from ViT-L on, published text encoders, speech from wav2vec2-base on.
 STAND_INS = {

@@ -76,6 +76,28 @@ CORE = (
         remark="832x480, up to 81 frames.",
     ),
     Victim(
+        "Wan 2.1 image-to-video, against Anti-I2V",
+        requires=("WanImageToVideo", "StillguardAntiI2V"),
+        pictures=(("WanImageToVideo", "start_image"), ("CLIPVisionEncode", "image")),
+        driver="a prompt",
+        workflow="attack_anti_i2v_wan",
+        models=(ModelFile("diffusion_models", "*wan*i2v*"), *WAN_PARTS),
+        remark="The workflow can protect the photo from this very model.",
+    ),
+    Victim(
+        "CogVideoX image-to-video, ComfyUI's own nodes",
+        requires=("InstructPixToPixConditioning", "EmptyHunyuanLatentVideo"),
+        pictures=(("InstructPixToPixConditioning", "pixels"),),
+        driver="a prompt",
+        workflow="attack_anti_i2v_cogvideox",
+        models=(
+            ModelFile("diffusion_models", "*cogvideox*i2v*"),
+            ModelFile("vae", "*cogvideox*"),
+            ModelFile("text_encoders", "*t5*xxl*"),
+        ),
+        remark="720x480, 49 frames; the workflow can protect the photo from this very model.",
+    ),
+    Victim(
         "Wan 2.2 Animate",
         requires=("WanAnimateToVideo",),
         pictures=(("WanAnimateToVideo", "reference_image"), ("CLIPVisionEncode", "image")),

@@ -17,6 +17,7 @@ from .ports import PACKS
 from .server import ComfyServer
 from .stub_packs import write_stub_packs
 from .workflow_node import Node
+from .workflows_anti_i2v import WORKFLOWS as ANTI_I2V_WORKFLOWS
 from .workflows_core import WORKFLOWS as CORE_WORKFLOWS
 from .workflows_dormant import ATTACK_DORMANT, PROTECT_DORMANT
 from .workflows_face import ATTACK_FACE
@@ -156,6 +157,7 @@ WORKFLOWS = {
     "attack_i2vguard_wan": ATTACK_I2VGUARD_WAN,
     "protect_silencer": PROTECT_SILENCER,
     "attack_silencer": ATTACK_SILENCER,
+    **ANTI_I2V_WORKFLOWS,
     **CORE_WORKFLOWS,
     **PACK_WORKFLOWS,
 }

@@ -15,6 +15,7 @@ from .paths import BENCH, ROOT, BenchError
 from .pose_clip import example_pose
 from .prompt import load_prompt, titles
 from .server import ComfyServer
+from .workflows_anti_i2v import WORKFLOWS as ANTI_I2V_WORKFLOWS
 from .workflows_core import WORKFLOWS as CORE_WORKFLOWS
 from .workflows_face import FPS, FRAMES_TITLE, WINK
 from .workflows_packs import WORKFLOWS as PACK_WORKFLOWS
@@ -86,7 +87,7 @@ def main() -> None:
         "attack_i2vguard_wan": {"photo": photo},
         "protect_silencer": {"photo": photo},
         "attack_silencer": {"photo": photo},
-        **{name: {"photo": photo} for name in (*CORE_WORKFLOWS, *PACK_WORKFLOWS)},
+        **{name: {"photo": photo} for name in (*ANTI_I2V_WORKFLOWS, *CORE_WORKFLOWS, *PACK_WORKFLOWS)},
     }
     for name, chosen in wanted.items():
         file: Path = ROOT / "workflows" / f"{name}.jpg"

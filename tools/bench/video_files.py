@@ -89,10 +89,10 @@ def wan_vae(folder: Path) -> Path:
     return _write(weights(network, 2), folder / "tiny_wan_vae.safetensors")
 
 
-def cogvideox(folder: Path, *, channels: int = 32) -> Path:
+def cogvideox(folder: Path, *, layers: int = 2, channels: int = 32) -> Path:
     from comfy.ldm.cogvideo.model import CogVideoXTransformer3DModel
 
-    sides = {"num_attention_heads": 1, "attention_head_dim": 64, "time_embed_dim": 32, "text_embed_dim": TEXT, "num_layers": 2}
+    sides = {"num_attention_heads": 1, "attention_head_dim": 64, "time_embed_dim": 32, "text_embed_dim": TEXT, "num_layers": layers}
     network = CogVideoXTransformer3DModel(
         in_channels=channels, out_channels=16, patch_size=2, use_rotary_positional_embeddings=True, **sides, **_core()
     )
@@ -223,10 +223,19 @@ def instruct_pix2pix(folder: Path) -> Path:
     return stable_diffusion(folder, channels=8)
 
 
+def deep_wan(folder: Path) -> Path:
+    """With as many blocks as Anti-I2V's rule for layers needs."""
+    return wan(folder, layers=8)
+
+
+def deep_cogvideox(folder: Path) -> Path:
+    return cogvideox(folder, layers=8)
+
+
 # What the test server has, by ComfyUI's folders.
 SERVED = {
     "checkpoints": ("svd", "stable_diffusion", "instruct_pix2pix", "ltx_checkpoint"),
-    "diffusion_models": ("wan", "wan_animate", "hunyuan"),
+    "diffusion_models": ("deep_wan", "wan_animate", "hunyuan", "deep_cogvideox"),
     "vae": ("wan_vae",),
 }
 

@@ -78,6 +78,12 @@ def pictures(note: str, protection: list[Node] = EXAMPLE, *, note_height: int = 
     ]
 
 
+def kept(position: tuple[int, int], clean: Link = CLEAN) -> Node:
+    """The result of a long `protect`, as a file. clean: the photo in the size of the result."""
+    links: dict[str, Link] = {"images": ("protect", 0), "clean": clean, "budget": ("protect", 2)}
+    return Node("kept", "StillguardSaveProtectedImage", position, (340, 460), title="Protected picture", links=links)
+
+
 def branches(build: Branch, *, top: int = 40, height: int = 580) -> tuple[list[Node], dict[str, Link]]:
     """The victim on each of PICTURES, one below the other; and where each branch's frames come out."""
     nodes, frames = [], {}

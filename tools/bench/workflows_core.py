@@ -49,7 +49,7 @@ ATTACK_SVD = workflow(
 )
 
 
-def _wan(name: str, image: Link, top: int) -> tuple[list[Node], Link]:
+def wan_branch(name: str, image: Link, top: int) -> tuple[list[Node], Link]:
     told: dict[str, Link] = {"positive": ("prompt", 0), "negative": ("avoid", 0), "vae": ("vae", 0), "start_image": image}
     told |= {"clip_vision_output": (f"{name}_seen", 0)}
     settings = {**WAN_SIZE, "length": 33}
@@ -62,7 +62,7 @@ def _wan(name: str, image: Link, top: int) -> tuple[list[Node], Link]:
     ], (f"{name}_frames", 0)
 
 
-def _wan_models(model: str) -> list[Node]:
+def wan_models(model: str) -> list[Node]:
     return [
         loader("model", "UNETLoader", 40, unet_name=model),
         loader("vae", "VAELoader", 200, vae_name="wan_2.1_vae.safetensors"),
@@ -78,8 +78,8 @@ WAN_FILES = "Needs {model}, *wan_2.1_vae*, *clip_vision_h* and the text encoder 
 ATTACK_WAN = workflow(
     "Wan 2.1",
     WAN_FILES.format(model="Wan 2.1 image-to-video 480p"),
-    _wan_models("wan2.1_i2v_480p_14B_fp16.safetensors"),
-    _wan,
+    wan_models("wan2.1_i2v_480p_14B_fp16.safetensors"),
+    wan_branch,
     width=1080,
     fps=16.0,
     clip_vision=("encoder", 0),
@@ -114,7 +114,7 @@ ATTACK_WAN_ANIMATE = workflow(
     + " *Poses* is a clip of drawn skeletons; make one of your own video with ComfyUI's SDPose nodes. The face is cut from the "
     "clean photo, in all branches: set *Face of the photo* where it is. A video of a moving face works as well.",
     [
-        *_wan_models("wan2.2_animate_14B_bf16.safetensors"),
+        *wan_models("wan2.2_animate_14B_bf16.safetensors"),
         Node("clip", "LoadVideo", (DRIVERS, 460), (340, 330), title="Poses", widgets={"file": "pose.mp4"}),
         Node("poses", "GetVideoComponents", (DRIVERS, 860), (340, 80), links={"video": ("clip", 0)}),
         Node(

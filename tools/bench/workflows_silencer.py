@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .workflow_node import Link, Node
-from .workflows_attack import BRANCHES, CLEAN, DRIVERS, MODELS, WATCHED, branches, fixed, pictures, report, watched
+from .workflows_attack import BRANCHES, CLEAN, DRIVERS, MODELS, WATCHED, branches, fixed, kept, pictures, report, watched
 from .workflows_dormant import VAE
 
 FPS = 25.0
@@ -120,7 +120,12 @@ _RIGHT = BRANCHES + 400
 ATTACK_SILENCER = [
     *pictures(
         NOTE_ATTACK,
-        [*_models(460, 420), _speech("heard", "Speech that the protection hears", HEARD, (460, 620), 420), _silencer(MODELS, CLEAN)],
+        [
+            *_models(460, 420),
+            _speech("heard", "Speech that the protection hears", HEARD, (460, 620), 420),
+            _silencer(MODELS, CLEAN),
+            kept((MODELS, 1000), ("protect", 3)),
+        ],
         note_height=700,
     ),
     _speech("recording", "Other speech", SAID, (DRIVERS, 40), 340),
