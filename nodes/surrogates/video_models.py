@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...engine.draws import SEEDS
-from ..bridge.surrogates.checks import check_conditioning, check_weights
+from ..bridge.surrogates.checks import blocks_by_hand, check_conditioning, check_weights
 from ..bridge.surrogates.denoiser import Conditioning
 from ..bridge.surrogates.taps import i2vguards_blocks, tapped_blocks
 from ..bridge.video.checks import check_size, check_sockets, family_of, names
@@ -106,16 +106,8 @@ class I2VSurrogate(io.ComfyNode):
 def chosen_blocks(model: ModelPatcher, text: str) -> tuple[int, ...]:
     """Raises ValueError for what are no indices, or none of this model's."""
     network = model.model.diffusion_model
-    count = len(tapped_blocks(network, "attention"))
-    if text.strip() in ("", "auto"):
-        return i2vguards_blocks(network)
-    try:
-        blocks = tuple(sorted({int(part) for part in text.split(",")}))
-    except ValueError:
-        raise ValueError(f"attention_blocks is '{text}': write auto, or indices with commas between them, such as 20, 21.") from None
-    if blocks[0] < 0 or blocks[-1] >= count:
-        raise ValueError(f"attention_blocks is '{text}', and this model has blocks 0 to {count - 1}: choose among them, or write auto.")
-    return blocks
+    found = blocks_by_hand(text, len(tapped_blocks(network, "attention")), "attention_blocks")
+    return i2vguards_blocks(network) if found is None else found
 
 
 NODES: tuple[type[io.ComfyNode], ...] = (I2VSurrogate,)

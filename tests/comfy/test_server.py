@@ -28,6 +28,7 @@ NODES = {
     "StillguardPerturbationVisibility",
     "StillguardCompareVideos",
     "StillguardProtectionReport",
+    "StillguardLayerProbe",
     "StillguardSaveProtectedImage",
     "StillguardLoadReferenceNet",
     "StillguardLoadPoseAnimator",

@@ -59,3 +59,19 @@ def check_conditioning(conditioning: Conditioning, socket: str) -> None:
         found = [what for key, what in _IGNORED.items() if options.get(key) not in (None, _HARMLESS.get(key))]
         if found:
             raise ValueError(f"What is connected to `{socket}` carries {found[0]}, which a surrogate does not follow: connect it without.")
+
+
+def blocks_by_hand(text: str, count: int, name: str) -> tuple[int, ...] | None:
+    """Indices with commas between them, in order; None for auto. count: of the model's blocks. name: of the input, for the sentence.
+
+    Raises ValueError for what are no indices, or none of this model's.
+    """
+    if text.strip() in ("", "auto"):
+        return None
+    try:
+        blocks = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        raise ValueError(f"{name} is '{text}': write auto, or indices with commas between them, such as 20, 21.") from None
+    if blocks[0] < 0 or blocks[-1] >= count:
+        raise ValueError(f"{name} is '{text}', and this model has blocks 0 to {count - 1}: choose among them, or write auto.")
+    return blocks
