@@ -76,7 +76,7 @@ def _components(centred: Tensor) -> Tensor:
     # The followed directions turned into their own principal axes; eigh gives the smallest first.
     within = centred @ basis
     axes = torch.linalg.eigh(within.mT @ within).eigenvectors.flip(1)
-    components = basis @ axes[:, :COLOURS]
+    components: Tensor = basis @ axes[:, :COLOURS]
     largest = components.gather(0, components.abs().argmax(dim=0, keepdim=True))
     return components * torch.where(largest < 0, -1.0, 1.0)
 
