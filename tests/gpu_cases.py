@@ -470,6 +470,15 @@ def compare(folder: Path) -> Tensor:
     return torch.tensor(values)
 
 
+def layer_probe(folder: Path) -> Tensor:
+    import folder_paths
+    from stillguard.nodes.evaluate.layer_probe import TOGETHER, LayerProbe
+
+    sizes = {"level": 0.5, "blocks": "all", "frame": 0, "size": SIDE, "working_size": SIDE, "components": TOGETHER, "seed": 0}
+    with mock.patch.object(folder_paths, "temp_directory", str(folder)):
+        return execute(LayerProbe, image=photo(), i2v_surrogate=load("Wan", folder).spec(), **sizes)
+
+
 ON_THE_HOST = "Animate (Lab Victim)"
 """The one that leaves the GPU's memory to the user's own models."""
 
@@ -499,4 +508,5 @@ CASES: Mapping[str, Case] = {
     "Purify (DiffShortcut)": Case(upscaling("PurifyDiffShortcut", reduced_size=16)),
     "Purify (Noisy Upscaling)": Case(upscaling("PurifyNoisyUpscaling", sigma=0.1, working_size=16, output_size="of the picture")),
     "Compare Videos": Case(compare),
+    "Layer Probe": Case(layer_probe),
 }

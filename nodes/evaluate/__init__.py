@@ -1,5 +1,5 @@
 """What a protection is worth, in numbers and in a report."""
 
-from . import compare, report, visibility
+from . import compare, layer_probe, report, visibility
 
-NODES = (*visibility.NODES, *compare.NODES, *report.NODES)
+NODES = (*visibility.NODES, *compare.NODES, *report.NODES, *layer_probe.NODES)

@@ -29,6 +29,7 @@ NODES = {
     "StillguardPerturbationVisibility",
     "StillguardCompareVideos",
     "StillguardProtectionReport",
+    "StillguardLayerProbe",
     "StillguardSaveProtectedImage",
     "StillguardLoadReferenceNet",
     "StillguardLoadPoseAnimator",
