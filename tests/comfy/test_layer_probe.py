@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 from bench.client import Client
+from bench.server import ComfyServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors import safe_open
 from stillguard.engine.contact_sheet import GAP, strip_height
 from stillguard.engine.probe import principal_picture
 from support import Graph, node
@@ -229,7 +231,7 @@ def test_places_that_are_no_grid_are_one_sentence() -> None:
         grid_of(50, (1, 16, 2, 6, 10))
 
 
-def test_the_node_in_a_real_server(client: Client) -> None:
+def test_the_node_in_a_real_server(client: Client, server: ComfyServer) -> None:
     """Pictures behind core's Save Image, the sheet in the node, progress of every block with previews."""
     surrogate = {"conditioning": "auto", "width": 64, "height": 64, "length": 5, "prior_steps": 2, "prior_cfg": 1.5, "prior_seed": 0}
     sockets = {"model": ["model", 0], "vae": ["vae", 0], "clip_vision": ["clip", 0], "positive": ["prompt", 0]}
@@ -247,17 +249,19 @@ def test_the_node_in_a_real_server(client: Client) -> None:
     }
     result = client.run(graph)
     assert result.status == "success", result.error
+    with safe_open(server.base / "models" / "diffusion_models" / "tiny_wan_i2v.safetensors", "pt") as file:
+        count = len({key.split(".")[1] for key in file.keys() if key.startswith("blocks.")})
     pictures = [np.array(Image.open(io.BytesIO(client.view(entry)))) for entry in result.outputs["save"]["images"]]
-    assert [picture.shape for picture in pictures] == [(128 + strip_height(128), 128, 3)] * 3
+    assert [picture.shape for picture in pictures] == [(128 + strip_height(128), 128, 3)] * count
     (shown,) = (np.array(Image.open(io.BytesIO(client.view(entry)))) for entry in result.outputs["probe"]["images"])
     (saved,) = (np.array(Image.open(io.BytesIO(client.view(entry)))) for entry in result.outputs["sheet"]["images"])
     assert np.array_equal(shown, saved)
     assert np.array_equal(shown[: pictures[0].shape[0], :128], pictures[0])
     table = result.outputs["probe"]["text"][0]
     assert table.startswith("Wan at noise level 0.5, frame 0; ")
-    assert [line.split("|")[2].strip() for line in table.splitlines()[4:]] == ["4x4"] * 3
+    assert [line.split("|")[2].strip() for line in table.splitlines()[4:]] == ["4x4"] * count
     steps = [event.data for event in result.of("progress") if event.data["node"] == "probe"]
     # The server leaves out some of those that follow one another at once.
     assert [step["value"] for step in steps] == sorted(step["value"] for step in steps)
-    assert (steps[-1]["value"], steps[-1]["max"]) == (6, 6)
+    assert (steps[-1]["value"], steps[-1]["max"]) == (2 * count, 2 * count)
     assert [event for event in result.of("binary4") if event.data["node_id"] == "probe"]
