@@ -250,7 +250,8 @@ def test_the_node_in_a_real_server(client: Client, server: ComfyServer) -> None:
     result = client.run(graph)
     assert result.status == "success", result.error
     with safe_open(server.base / "models" / "diffusion_models" / "tiny_wan_i2v.safetensors", "pt") as file:
-        count = len({key.split(".")[1] for key in file.keys() if key.startswith("blocks.")})
+        names = list(file.keys())
+    count = len({key.split(".")[1] for key in names if key.startswith("blocks.")})
     pictures = [np.array(Image.open(io.BytesIO(client.view(entry)))) for entry in result.outputs["save"]["images"]]
     assert [picture.shape for picture in pictures] == [(128 + strip_height(128), 128, 3)] * count
     (shown,) = (np.array(Image.open(io.BytesIO(client.view(entry)))) for entry in result.outputs["probe"]["images"])
