@@ -5,12 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+Matrix = list[list[float]]
 # Linear sRGB -> XYZ. White is what 1, 1, 1 becomes, so that greys have no colour at all.
-_TO_XYZ = torch.tensor(
+_XYZ = torch.tensor(
     [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]], dtype=torch.float64
 )
-_WHITE = _TO_XYZ.sum(1)
-_FROM_XYZ = torch.linalg.inv(_TO_XYZ)
+_RELATIVE = _XYZ / _XYZ.sum(1, keepdim=True)
+# As numbers, since tensors of the host would have to be copied to a device each time.
+_TO_RELATIVE: Matrix = _RELATIVE.tolist()
+_FROM_RELATIVE: Matrix = torch.linalg.inv(_RELATIVE).tolist()
+_BACK: Matrix = torch.linalg.inv(_RELATIVE).T.tolist()
 # Where L*a*b*'s cube root and sRGB's power begin; below they are lines.
 _ROOT, _LINE = 6 / 29, 0.0031308
 _DIVISORS = (500, -200)
@@ -20,7 +24,7 @@ _DIVISORS = (500, -200)
 def rgb_to_lab(image: Tensor) -> Tensor:
     """[...,3,H,W] in [0,1] -> L* in [0,100], a* and b*, about -110 to 110."""
     linear = torch.where(image > 12.92 * _LINE, ((image.clamp_min(0.04) + 0.055) / 1.055) ** 2.4, image / 12.92)
-    relative = _mixed(linear, _TO_XYZ / _WHITE[:, None])
+    relative = _mixed(linear, _TO_RELATIVE)
     roots = relative.clamp_min(_ROOT**3) ** (1 / 3)
     x, y, z = torch.where(relative > _ROOT**3, roots, relative / (3 * _ROOT**2) + 4 / 29).unbind(-3)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -3)
@@ -28,7 +32,7 @@ def rgb_to_lab(image: Tensor) -> Tensor:
 
 def lab_to_rgb(lab: Tensor) -> Tensor:
     """The way back. Colours that a screen does not have are outside of [0,1]: nothing is clamped."""
-    return _gamma(_mixed(_cube(_roots(lab)), _FROM_XYZ * _WHITE))
+    return _gamma(_mixed(_cube(_roots(lab)), _FROM_RELATIVE))
 
 
 def chroma_gradient(lab: Tensor, gradient: Tensor) -> Tensor:
@@ -38,9 +42,9 @@ def chroma_gradient(lab: Tensor, gradient: Tensor) -> Tensor:
     dL/da* = sum_c g_c G'(l_c) (M^-1)_cX X_n h(f_X) / 500, and so for b*, where G is sRGB's curve and h the derivative of f's inverse.
     """
     roots = _roots(lab)
-    linear = _mixed(_cube(roots), _FROM_XYZ * _WHITE)
+    linear = _mixed(_cube(roots), _FROM_RELATIVE)
     slope = torch.where(linear > _LINE, (1.055 / 2.4) * linear.clamp_min(_LINE) ** (1 / 2.4 - 1), 12.92)
-    per_root = _mixed(gradient * slope, (_FROM_XYZ * _WHITE).T) * torch.where(roots > _ROOT, 3 * roots.square(), 3 * _ROOT**2)
+    per_root = _mixed(gradient * slope, _BACK) * torch.where(roots > _ROOT, 3 * roots.square(), 3 * _ROOT**2)
     return torch.stack([per_root[..., place, :, :] / by for place, by in zip((0, 2), _DIVISORS, strict=True)], -3)
 
 
@@ -59,5 +63,6 @@ def _gamma(linear: Tensor) -> Tensor:
     return torch.where(linear > _LINE, 1.055 * linear.clamp_min(_LINE) ** (1 / 2.4) - 0.055, 12.92 * linear)
 
 
-def _mixed(image: Tensor, matrix: Tensor) -> Tensor:
-    return torch.einsum("ij,...jhw->...ihw", matrix.to(image), image)
+def _mixed(image: Tensor, matrix: Matrix) -> Tensor:
+    first, second, third = image.unbind(-3)
+    return torch.stack([a * first + b * second + c * third for a, b, c in matrix], -3)

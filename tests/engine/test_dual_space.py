@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.fft import dctn, idctn
 from skimage.color import lab2rgb, rgb2lab
-from stillguard.engine import RGB, Alternating, Chroma, LowFrequency, Normalised, Objective, Sign, Term, WorkingSize, protect
+from stillguard.engine import RGB, Alternating, Chroma, LowFrequency, Normalised, Objective, Sign, Term, WorkingSize, picture, protect
 from stillguard.engine.colour import chroma_gradient, lab_to_rgb, rgb_to_lab
 from stillguard.engine.observation import Observation
 from stillguard.engine.picture import largest_change, to_levels
@@ -170,6 +170,22 @@ def test_the_two_in_turn_are_a_loop_written_out_by_hand(order: str) -> None:
     assert float((to_levels(last.image) != to_levels(wanted)).float().mean()) < 0.02
     elsewhere = torch.from_numpy(by_hand(clean, 6, 6, order[::-1]))
     assert float((to_levels(last.image) != to_levels(elsewhere)).float().mean()) > 0.2
+
+
+def test_colour_goes_strip_by_strip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to the rounding of powers, which depends on where in memory a value lies."""
+    generator = torch.Generator().manual_seed(7)
+    image, along = torch.rand(2, 3, 45, 31, generator=generator), torch.randn(2, 3, 45, 31, generator=generator)
+
+    def both(strip: int) -> tuple[Tensor, Tensor]:
+        monkeypatch.setattr(picture, "STRIP", strip)
+        step = torch.ones(2, 2, 45, 31, requires_grad=True)
+        moved = Chroma().moved(image, step)
+        (gradient,) = torch.autograd.grad(moved, step, along)
+        return moved.detach(), gradient
+
+    for few, all_at_once in zip(both(200), both(2**40), strict=True):
+        assert float((few - all_at_once).abs().mean() / all_at_once.abs().mean()) < 1e-5
 
 
 def test_what_has_no_colour_and_what_has_no_band() -> None:

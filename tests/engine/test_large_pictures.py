@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from bench.memory import peak_bytes
-from stillguard.engine import RGB, Adam, MomentumSign, Objective, Sign, Term, WorkingSize, picture, protect
+from stillguard.engine import RGB, Adam, LowFrequency, MomentumSign, Objective, Sign, Term, WorkingSize, picture, protect
 from stillguard.engine.losses.dormant import VAELatent
+from stillguard.engine.spaces import Space
 from stillguard.engine.update import Update
 from support import RandomEncoder
 from torch import Tensor
@@ -24,10 +25,10 @@ def test_rows_of_strips_are_all_rows_once(strip: int, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("update", [MomentumSign(), Sign(), Adam()])
-@pytest.mark.parametrize("space", [RGB(), RGB(start_from="anywhere", truncated=True)])
+@pytest.mark.parametrize("space", [RGB(), RGB(start_from="anywhere", truncated=True), LowFrequency(working_size=WorkingSize(32))])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_strips_change_no_bit(update: Update, space: RGB, masked: bool, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strips_change_no_bit(update: Update, space: Space, masked: bool, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     # Two pictures, the second of which has no gradient and is left as it is.
     clean = torch.rand(2, channels, 45, 31, generator=generator) * 1.2 - 0.1
