@@ -226,7 +226,7 @@ class VideoSetup:
     def from_noise(self, adversarial: Observation) -> tuple[Tensor, Tensor]:
         """Noise of unit scale in place of a noised video, which then need not be made, and the estimate under the adversarial picture."""
         index, told = self._index(adversarial), self._told(adversarial)
-        noise = self._noise(adversarial, self.model.shape(adversarial.image), index, told[0])
+        noise = self._noise(adversarial, self.model.shape(adversarial.image), index, adversarial.image)
         noisy = self.model.noised(torch.zeros_like(noise), noise, self.levels[index])
 
         def ask() -> Features:
