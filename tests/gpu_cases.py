@@ -276,7 +276,7 @@ def anti_i2v(family: str, layers: str) -> Callable[..., Tensor]:
         )
         update = {"update": "momentum sign", "step": 1.0, "decay": 0.5}
         memory = "low memory" if low_memory else "fast"
-        return execute(Protect, image=photo(), loss=losses, budget=8.0, steps=2, update=update, seed=1, working_size=SIDE, memory=memory)
+        return execute(Protect, image=photo(), loss=losses, budget=8.0, steps=1, update=update, seed=1, working_size=SIDE, memory=memory)
 
     return run
 
