@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -293,7 +294,7 @@ def test_what_is_read_inside_is_counted(folder: Path) -> None:
     from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
     from stillguard.nodes.losses.anti_i2v import representation_anchor
 
-    loaded, side = load("Wan", folder), 32
+    loaded, side = load("LTX", folder), 64
     with autograd_session():
         surrogates = Surrogates()
         loss = representation_anchor(1.0, loaded.spec(side=side), loaded.vae, None).make(surrogates)
@@ -301,8 +302,7 @@ def test_what_is_read_inside_is_counted(folder: Path) -> None:
         resident = surrogates.get(id(loaded.model), lambda in_fp32: pytest.fail("made before"))
         kept, inside = resident.passes.values()
         found = [each.footprint(side, side, low_memory=True) for each in (kept, inside)]
-        width = view.denoiser.network.dim
-        places = loss.setup.model.shape(torch.empty(1, 3, side, side))
-        tokens = places[2] * (places[3] // 2) * (places[4] // 2)
+        _, _, *places = view.shape(torch.empty(1, 3, side, side))
+        tokens, width = math.prod(places), view.denoiser.network.inner_dim
         assert found[1].results - found[0].results == len(loss.blocks) * tokens * width * 4
         assert (kept.clean, inside.clean) == (len(loss.setup.levels), 1)
