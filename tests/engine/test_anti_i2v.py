@@ -81,7 +81,7 @@ class SmallTransformer:
     def estimate(self, noisy: Tensor, level: float, conditioning: Features, *, taps: Sequence[Tap] = ()) -> Features:
         self.asked.append(level)
         velocity, maps = self.velocity(noisy, conditioning[0])
-        read = [maps[tap.block] if tap.kind == "map" else maps[tap.block].flatten(1, 3) for tap in taps]
+        read = [tap.read(maps[tap.block] if tap.kind == "map" else maps[tap.block].flatten(1, 3)) for tap in taps]
         return (noisy - level * velocity, *read)
 
 
@@ -350,7 +350,7 @@ def test_all_together_are_the_sum_of_each_and_low_memory_gives_the_same(clean: T
 def test_each_improves(clean: Tensor, name: str, weight: float) -> None:
     """Thirty steps at one noise level, so that values can be compared."""
     loss = losses()[name]
-    loss = replace(loss, setup=replace(loss.setup, levels=loss.setup.levels[-1:], fresh=False))
+    loss = replace(loss, setup=VideoSetup(loss.setup.model, loss.setup.levels[-1:]))
     terms = (Term(name, weight, loss, scaled=True),)
     steps = list(protect(clean.float(), Objective(terms), update=Sign(1.0), space=RGB(8.0), steps=30, seed=2))
     assert (steps[-1].losses[name] - steps[1].losses[name]) * weight > 0
