@@ -60,6 +60,8 @@ def comfy_on(gpu: PretendGPU, vram: str = "NORMAL_VRAM", *, cpu_vae: bool = Fals
             yield gpu
         finally:
             management.current_loaded_models[:] = before
+            # What has gone meanwhile was not in core's list when it went.
+            management.cleanup_models()
 
 
 def photo(side: int = SIDE) -> Tensor:
