@@ -13,7 +13,7 @@ from stillguard.engine import RGB, Objective, Observation, Sign, Term, protect
 from stillguard.engine.draws import SeededDraws
 from stillguard.engine.surrogates.denoiser import HIGH, TIMESTEPS, WHOLE, Tap, VideoSetup
 from torch import Tensor
-from video_models import FILES, Loaded, gradients, load, randn
+from video_models import FILES, Loaded, gradients, in_dtype, load, randn
 
 if TYPE_CHECKING:
     import comfy.sd
@@ -92,6 +92,21 @@ def test_low_memory_gives_the_same_gradient(loaded: Loaded, fast: Found, monkeyp
             Objective(terms).backward(Observation(photo.clone()), Observation(leaf, draws=SeededDraws(5), low_memory=True))
     expected = sum(gradient / sizes[name] for name, gradient in fast[0].items())
     assert float((leaf.grad - expected).norm()) < 1e-4 * float(expected.norm())
+
+
+def test_half_precision_keeps_the_gradients(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU that is fast with it."""
+    import comfy.model_management
+    from stillguard.nodes.bridge.memory import precision
+
+    loaded = load("Hunyuan (replace)", folder)
+    exact, _ = gradients(specs(loaded), photo_of(loaded))
+    monkeypatch.setattr(precision, "gradient_dtype", lambda device: torch.float16)
+    monkeypatch.setattr(comfy.model_management, "unet_manual_cast", lambda *_, **__: None)
+    half, _ = gradients(specs(in_dtype(loaded, torch.float16)), photo_of(loaded))
+    for name, gradient in exact.items():
+        error = float((half[name] - gradient).norm() / gradient.norm())
+        assert 0 < error < 0.02, name
 
 
 # One of each family and of each loss by default.
