@@ -99,7 +99,7 @@ def test_half_precision_keeps_the_gradients(folder: Path, monkeypatch: pytest.Mo
     import comfy.model_management
     from stillguard.nodes.bridge.memory import precision
 
-    loaded = load("Hunyuan (replace)", folder)
+    loaded = load("LTX", folder)
     exact, _ = gradients(specs(loaded), photo_of(loaded))
     monkeypatch.setattr(precision, "gradient_dtype", lambda device: torch.float16)
     monkeypatch.setattr(comfy.model_management, "unet_manual_cast", lambda *_, **__: None)
