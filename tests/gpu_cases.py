@@ -60,6 +60,8 @@ def comfy_on(gpu: PretendGPU, vram: str = "NORMAL_VRAM", *, cpu_vae: bool = Fals
             yield gpu
         finally:
             management.current_loaded_models[:] = before
+            # What has gone meanwhile was not in core's list when it went.
+            management.cleanup_models()
 
 
 def photo(side: int = SIDE) -> Tensor:
@@ -252,6 +254,31 @@ def i2vguard(family: str, **changes: object) -> Callable[..., Tensor]:
             reach=2.0,
             **weights,
         )
+
+    return run
+
+
+def anti_i2v(family: str, layers: str) -> Callable[..., Tensor]:
+    """All of its losses by their nodes, with a few blocks for the collapse."""
+
+    def run(folder: Path, *, low_memory: bool) -> Tensor:
+        from stillguard.engine.surrogates.denoiser import HIGH
+        from stillguard.nodes.bridge.video.model import Sampling
+        from stillguard.nodes.losses.anti_i2v import DenoisingLoss, RepresentationAnchorLoss, RepresentationCollapseLoss, VelocityMinLoss
+        from stillguard.nodes.protect.protect import Protect
+
+        loaded = load(family, folder)
+        common = {"i2v_surrogate": loaded.spec(sampling=Sampling(1, 1.5)), "weight": 1.0, "scaled": True}
+        inside = {**common, "timesteps": HIGH}
+        losses = (
+            *execute(RepresentationCollapseLoss, **inside, layers=layers, stop_gradient=True),
+            *execute(RepresentationAnchorLoss, **inside, layers="auto", vae=loaded.vae, unrelated=photo(48).flip(1)),
+            *execute(DenoisingLoss, **inside),
+            *execute(VelocityMinLoss, **common, kind="least velocity"),
+        )
+        update = {"update": "momentum sign", "step": 1.0, "decay": 0.5}
+        memory = "low memory" if low_memory else "fast"
+        return execute(Protect, image=photo(), loss=losses, budget=8.0, steps=1, update=update, seed=1, working_size=SIDE, memory=memory)
 
     return run
 
@@ -492,6 +519,7 @@ CASES: Mapping[str, Case] = {
     "Dormant, reference": Case(dormant("reference"), low_memory=True),
     **{f"I2VGuard, {family}": Case(i2vguard(family), low_memory=True) for family in FILES},
     "I2VGuard, given video": Case(i2vguard("Wan", video=lambda: photo().repeat(5, 1, 1, 1)), low_memory=True),
+    "Anti-I2V's losses": Case(anti_i2v("LTX", "0, 1"), low_memory=True),
     "Animate (Pose)": Case(animate_pose),
     "Animate (Face)": Case(animate_face),
     "Disobedience": Case(disobedience),

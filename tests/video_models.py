@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,6 +84,19 @@ def load(family: str, folder: Path) -> Loaded:
         if family == "LTX":
             text[0][1]["attention_mask"] = torch.ones(1, 7, dtype=torch.long)
     return Loaded(next(entry for entry in FAMILIES if entry.name == family), model, vae, clip, [] if family == "SVD" else text)
+
+
+def in_dtype(loaded: Loaded, dtype: torch.dtype) -> Loaded:
+    """The same model as core loads it where the device is fast with that dtype."""
+    import comfy.sd
+
+    path, options = loaded.model.cached_patcher_init[1][0], {"model_options": {"dtype": dtype}}
+    with torch.inference_mode():
+        if loaded.family.name == "SVD":
+            model, *_ = comfy.sd.load_checkpoint_guess_config(path, output_clip=False, output_vae=False, **options)
+        else:
+            model = comfy.sd.load_diffusion_model(path, **options)
+    return replace(loaded, model=model)
 
 
 def _file(name: str, folder: Path) -> Path:

@@ -5,8 +5,10 @@ The papers' code is not public. What is said here of layers, scales and pictures
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ from torch.nn import functional as F
 from ..draws import stream
 from ..observation import Features, Observation
 from ..picture import resize
-from ..surrogates.denoiser import Tap, VideoSetup
+from ..surrogates.denoiser import Measure, Tap, VideoSetup
 
 # Similarities between more places than this, squared, would not fit beside a model.
 _SIDE = 32
@@ -68,7 +70,7 @@ class RepresentationCollapse:
         return self.setup.surrogates
 
     def __call__(self, clean: Observation, adversarial: Observation) -> Tensor:
-        sizes = self.setup.elsewhere(clean, adversarial, self.taps, _sizes, key=("sizes", id(self)))
+        sizes = self.setup.elsewhere(clean, adversarial, _measured(self.taps, [_size] * len(self.taps)), key=("sizes", id(self)))
         read = self.setup.tapped(self.setup.estimate(clean, adversarial), self.taps)
         shallow, *deep = (_ratio(feature.float(), size) for feature, size in zip(read, sizes, strict=True))
         if self.stop_gradient:
@@ -90,11 +92,11 @@ class RepresentationAnchor:
     picture: Tensor | None = None
 
     def __post_init__(self) -> None:
-        self.setup.listen(self.taps, clean=False)
+        self.setup.listen(self.taps, clean=False, measured=self._measures)
 
     @property
     def taps(self) -> tuple[Tap, ...]:
-        return tuple(Tap("output", block) for block in self.blocks)
+        return tuple(Tap("output", block, of=id(self)) for block in self.blocks)
 
     @property
     def surrogates(self) -> tuple[object, ...]:
@@ -105,21 +107,18 @@ class RepresentationAnchor:
         return torch.stack(distances).mean()
 
     def _blocks(self, clean: Observation, adversarial: Observation) -> Features:
-        def aim(read: Features) -> Features:
-            return read
-
-        def first(read: Features) -> Features:
-            return _distances(read, aims)
-
-        def unrelated() -> Tensor:
-            return self._unrelated(clean)
-
-        # Not kept for each level: outputs of all blocks are what a run's memory goes to.
-        asked = (clean, adversarial, self.taps)
-        aims = self.setup.elsewhere(*asked, aim, key=("anchor", id(self)), picture=unrelated, lasting=False)
-        firsts = self.setup.elsewhere(*asked, first, key=("from the anchor", id(self)))
+        taps = _measured(self.taps, self._measures(clean, adversarial))
+        firsts = self.setup.elsewhere(clean, adversarial, taps, key=("from the anchor", id(self)))
         read = self.setup.tapped(self.setup.estimate(clean, adversarial), self.taps)
-        return tuple(map(_ratio, _distances(read, aims), firsts))
+        return tuple(map(_ratio, read, firsts))
+
+    def _measures(self, clean: Observation, adversarial: Observation) -> list[Measure]:
+        """Each block's distance from what it gives under the unrelated picture, which is not kept for each level: outputs of all blocks are
+        what a run's memory goes to."""
+        taps = tuple(replace(tap, of=0) for tap in self.taps)
+        asked = (clean, adversarial, taps)
+        aims = self.setup.elsewhere(*asked, key=("anchor", id(self)), picture=lambda: self._unrelated(clean), lasting=False)
+        return [partial(squared_distance, aim=aim) for aim in aims]
 
     def _stages(self, clean: Observation, adversarial: Observation) -> Features:
         vae = self.vae
@@ -196,8 +195,32 @@ def landscape(height: int, width: int) -> Tensor:
     return (picture + grain * (0.02 + 0.08 * down)).clamp(0, 1)[None]
 
 
-def _sizes(features: Features) -> Features:
-    return tuple(feature.float().square().mean().sqrt() for feature in features)
+def squared_distance(features: Tensor, aim: Tensor) -> Tensor:
+    """|features - aim|^2, a sum in fp32, with a gradient for the features: a mean's would be too small for half precision."""
+    distance: Callable[[Tensor, Tensor], Tensor] = _SquaredDistance.apply
+    return distance(features, aim)
+
+
+class _SquaredDistance(torch.autograd.Function):
+    """Keeps both as they are, the features no more than the next block does; differences in fp32 would be another two of each."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, aim: Tensor) -> Tensor:
+        ctx.save_for_backward(features, aim)
+        return (features.float() - aim.float()).square().sum()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        features, aim = ctx.saved_tensors
+        return (2 * gradient * (features.float() - aim.float())).to(features.dtype), None
+
+
+def _measured(taps: Sequence[Tap], measures: Sequence[Measure]) -> list[Tap]:
+    return [replace(tap, measure=measure) for tap, measure in zip(taps, measures, strict=True)]
+
+
+def _size(features: Tensor) -> Tensor:
+    return features.float().square().mean().sqrt()
 
 
 def _distances(features: Features, aims: Features) -> Features:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import torch
@@ -25,17 +25,27 @@ FIRST_STEPS = spread(0.95)
 """Those of BadWorld's losses, which find no effect elsewhere."""
 
 
+Measure = Callable[[Tensor], Tensor]
+
+
 @dataclass(frozen=True, order=True)
 class Tap:
     """A place inside of a denoiser that a loss reads. block: its number in the order in which the blocks run, from 0.
 
     kind: "attention" is the block's first attention map, rows adding up to 1: of a video model [..., F, F] between frames, of a model of
     pictures [..., T, T] between tokens. "output" is what the block gives, [..., T, C] over the tokens of the picture or video. "map" is the
-    same in its places, [..., h, w, C]: blocks of a UNet differ in these.
+    same in its places, [..., h, w, C]: blocks of a UNet differ in these. measure: what is kept in place of that, computed as soon as it is
+    there. of: whose measure, since that of another loss is another number.
     """
 
     kind: Literal["attention", "output", "map"]
     block: int
+    of: int = 0
+    measure: Measure | None = field(default=None, compare=False, repr=False)
+
+    def read(self, tensor: Tensor) -> Tensor:
+        """What is kept of it: a copy, since the next block of some models goes on in the same tensor."""
+        return tensor.clone() if self.measure is None else self.measure(tensor)
 
 
 class Denoiser(Protocol):
@@ -121,6 +131,10 @@ class PictureSetup:
         return seen.features(self.model, key, lambda: self.model.estimate(noisy, level, taps=taps, negative=negative), lasting=False)
 
 
+Measuring = Callable[[Observation, Observation], Sequence[Measure]]
+"""(clean, adversarial) -> the measure of each of a loss's taps at this look."""
+
+
 @dataclass(frozen=True, eq=False)
 class VideoSetup:
     """From which X_t a video model is asked for the clean and the adversarial picture: the clean picture's video, noised.
@@ -136,6 +150,7 @@ class VideoSetup:
     fresh: bool = False
     _taps: list[Tap] = field(default_factory=list, repr=False)
     _lasting: set[Tap] = field(default_factory=set, repr=False)
+    _measured: list[tuple[Sequence[Tap], Measuring]] = field(default_factory=list, repr=False)
 
     @property
     def surrogates(self) -> tuple[object, ...]:
@@ -151,11 +166,14 @@ class VideoSetup:
         """Those that are read of the clean picture too, and kept."""
         return self.taps[: len(self._lasting)]
 
-    def listen(self, taps: Sequence[Tap], *, clean: bool = True) -> None:
+    def listen(self, taps: Sequence[Tap], *, clean: bool = True, measured: Measuring | None = None) -> None:
         """Have these read too, before the first estimate is made: all losses of a setup share one estimate.
 
-        clean: False where of the clean picture only numbers are needed, see `elsewhere`: tensors would be kept for each level.
+        clean: False where of the clean picture only numbers are needed, see `elsewhere`: tensors would be kept for each level. measured:
+        of the adversarial picture only numbers are needed too.
         """
+        if measured is not None:
+            self._measured.append((taps, measured))
         self._lasting.update(taps if clean else ())
         # What is read of both pictures comes first, so that places are the same in both.
         self._taps[:] = [*sorted(self._lasting), *sorted({*self._taps, *taps} - self._lasting)]
@@ -181,7 +199,10 @@ class VideoSetup:
 
     def estimate(self, clean: Observation, adversarial: Observation) -> Features:
         """Of the adversarial picture alone, from the noised video of the clean one."""
-        return self._estimate(adversarial, clean, adversarial, self.taps)
+        measures: dict[Tap, Measure] = {}
+        for taps, measured in self._measured:
+            measures |= zip(taps, measured(clean, adversarial), strict=True)
+        return self._estimate(adversarial, clean, adversarial, [replace(tap, measure=measures.get(tap)) for tap in self._taps])
 
     def _estimate(self, seen: Observation, clean: Observation, adversarial: Observation, taps: Sequence[Tap]) -> Features:
         index = self._index(adversarial)
@@ -200,16 +221,15 @@ class VideoSetup:
         clean: Observation,
         adversarial: Observation,
         taps: Sequence[Tap],
-        measure: Callable[[Features], Features],
         *,
         key: Hashable,
         picture: Callable[[], Tensor] | None = None,
         lasting: bool = True,
     ) -> Features:
-        """`measure` of these taps, from the same X_t, where the model is told of the clean picture or of another one [1,3,H,W].
+        """These taps, from the same X_t, where the model is told of the clean picture or of another one [1,3,H,W]. Without gradient.
 
-        Without gradient, and not more often than once a look. key: whose measure it is. lasting: once for each level of fixed noise. Ask
-        before `estimate`, so that with low memory the adversarial picture's graph need not make room.
+        key: whose. lasting: kept for each level of fixed noise, else for this look. Ask before `estimate`, so that with low memory the
+        adversarial picture's graph need not make room.
         """
         index = self._index(adversarial)
         noisy, level = self.start(clean, adversarial, index), self.levels[index]
@@ -219,14 +239,14 @@ class VideoSetup:
             told = clean.features(self.model.conditioner, ("conditioning", id(self.model), key), lambda: self.model.condition(picture()))
 
         def ask() -> Features:
-            return measure(self.model.estimate(noisy, level, told, taps=taps)[1:])
+            return self.model.estimate(noisy, level, told, taps=taps)[1:]
 
         return clean.features(self.model, ("elsewhere", id(self), key, index), ask, lasting=lasting and not self.fresh)
 
     def from_noise(self, adversarial: Observation) -> tuple[Tensor, Tensor]:
         """Noise of unit scale in place of a noised video, which then need not be made, and the estimate under the adversarial picture."""
         index, told = self._index(adversarial), self._told(adversarial)
-        noise = self._noise(adversarial, self.model.shape(adversarial.image), index, told[0])
+        noise = self._noise(adversarial, self.model.shape(adversarial.image), index, adversarial.image)
         noisy = self.model.noised(torch.zeros_like(noise), noise, self.levels[index])
 
         def ask() -> Features:

@@ -9,11 +9,12 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...engine.losses import i2vguard
+from ...engine.surrogates.denoiser import TIMESTEPS, WHOLE
 from ..bridge.protect.loss_spec import LossSpec
 from ..bridge.surrogates.run_surrogates import Surrogates
 from ..bridge.surrogates.vae import vae_view
 from ..bridge.video.model import VideoSurrogate, video_setup
-from ..inputs import VICTIMS_VAE, reach_input, scaled_input, surrogate_input, target_input, weight_input
+from ..inputs import VICTIMS_VAE, reach_input, scaled_input, surrogate_input, target_input, timesteps_input, weight_input
 from ..sockets import LossSocket
 
 if TYPE_CHECKING:
@@ -32,19 +33,26 @@ def target_latent(weight: float, vae: comfy.sd.VAE, target: Tensor | None, *, sc
 
 
 def contrastive_frames(
-    weight: float, surrogate: VideoSurrogate, target: Tensor | None, reach: float = 2.0, *, scaled: bool = True
+    weight: float,
+    surrogate: VideoSurrogate,
+    target: Tensor | None,
+    reach: float = 2.0,
+    *,
+    scaled: bool = True,
+    timesteps: str = WHOLE,
 ) -> LossSpec:
     """target: as in `target_latent`."""
 
     def make(surrogates: Surrogates) -> i2vguard.ContrastiveFrames:
-        return i2vguard.ContrastiveFrames(video_setup(surrogates, surrogate), _picture(target), reach)
+        setup = video_setup(surrogates, surrogate, TIMESTEPS[timesteps])
+        return i2vguard.ContrastiveFrames(setup, _picture(target), reach)
 
     return LossSpec("Contrastive Frames", -weight, make, scaled=scaled)
 
 
-def temporal_attention(weight: float, surrogate: VideoSurrogate, *, scaled: bool = True) -> LossSpec:
+def temporal_attention(weight: float, surrogate: VideoSurrogate, *, scaled: bool = True, timesteps: str = WHOLE) -> LossSpec:
     def make(surrogates: Surrogates) -> i2vguard.TemporalAttention:
-        return i2vguard.TemporalAttention(video_setup(surrogates, surrogate), surrogate.blocks)
+        return i2vguard.TemporalAttention(video_setup(surrogates, surrogate, TIMESTEPS[timesteps]), surrogate.blocks)
 
     return LossSpec("Temporal Attention", weight, make, scaled=scaled)
 
@@ -92,15 +100,28 @@ class ContrastiveFramesLoss(io.ComfyNode):
             category=CATEGORY,
             description="Draws the frames that a video model foresees towards a target, and away from the clean video (I2VGuard).",
             search_aliases=["i2vguard", "diffusion attack"],
-            inputs=[surrogate_input(), weight_input(1.0), scaled_input(), reach_input(), target_input()],
+            inputs=[
+                surrogate_input(),
+                weight_input(1.0),
+                scaled_input(),
+                reach_input(),
+                target_input(),
+                timesteps_input(optional=True),
+            ],
             outputs=[LossSocket.Output("loss", display_name="loss")],
         )
 
     @classmethod
     def execute(
-        cls, i2v_surrogate: VideoSurrogate, weight: float, scaled: bool, reach: float, target: Tensor | None = None
+        cls,
+        i2v_surrogate: VideoSurrogate,
+        weight: float,
+        scaled: bool,
+        reach: float,
+        target: Tensor | None = None,
+        timesteps: str = WHOLE,
     ) -> io.NodeOutput:
-        return io.NodeOutput((contrastive_frames(weight, i2v_surrogate, target, reach, scaled=scaled),))
+        return io.NodeOutput((contrastive_frames(weight, i2v_surrogate, target, reach, scaled=scaled, timesteps=timesteps),))
 
 
 class TemporalAttentionLoss(io.ComfyNode):
@@ -112,13 +133,13 @@ class TemporalAttentionLoss(io.ComfyNode):
             category=CATEGORY,
             description="Changes which frames a video model relates to which, and so how things move (I2VGuard).",
             search_aliases=["i2vguard", "motion", "temporal"],
-            inputs=[surrogate_input(), weight_input(1.0), scaled_input()],
+            inputs=[surrogate_input(), weight_input(1.0), scaled_input(), timesteps_input(optional=True)],
             outputs=[LossSocket.Output("loss", display_name="loss")],
         )
 
     @classmethod
-    def execute(cls, i2v_surrogate: VideoSurrogate, weight: float, scaled: bool) -> io.NodeOutput:
-        return io.NodeOutput((temporal_attention(weight, i2v_surrogate, scaled=scaled),))
+    def execute(cls, i2v_surrogate: VideoSurrogate, weight: float, scaled: bool, timesteps: str = WHOLE) -> io.NodeOutput:
+        return io.NodeOutput((temporal_attention(weight, i2v_surrogate, scaled=scaled, timesteps=timesteps),))
 
 
 class L2Penalty(io.ComfyNode):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +11,12 @@ import pytest
 import torch
 from stillguard.engine import RGB, Objective, Observation, Sign, Term, protect
 from stillguard.engine.draws import SeededDraws
-from stillguard.engine.surrogates.denoiser import HIGH, TIMESTEPS, WHOLE, Tap
+from stillguard.engine.surrogates.denoiser import HIGH, TIMESTEPS, WHOLE, Tap, VideoSetup
 from torch import Tensor
-from video_models import FILES, Loaded, gradients, load, randn
+from video_models import FILES, Loaded, gradients, in_dtype, load, randn
 
 if TYPE_CHECKING:
+    import comfy.sd
     from stillguard.nodes.bridge.protect.loss_spec import LossSpec
 
 # One latent is 32 pixels in LTX.
@@ -92,6 +94,21 @@ def test_low_memory_gives_the_same_gradient(loaded: Loaded, fast: Found, monkeyp
     assert float((leaf.grad - expected).norm()) < 1e-4 * float(expected.norm())
 
 
+def test_half_precision_keeps_the_gradients(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU that is fast with it."""
+    import comfy.model_management
+    from stillguard.nodes.bridge.memory import precision
+
+    loaded = load("LTX", folder)
+    exact, _ = gradients(specs(loaded), photo_of(loaded))
+    monkeypatch.setattr(precision, "gradient_dtype", lambda device: torch.float16)
+    monkeypatch.setattr(comfy.model_management, "unet_manual_cast", lambda *_, **__: None)
+    half, _ = gradients(specs(in_dtype(loaded, torch.float16)), photo_of(loaded))
+    for name, gradient in exact.items():
+        error = float((half[name] - gradient).norm() / gradient.norm())
+        assert 0 < error < 0.02, name
+
+
 # One of each family and of each loss by default.
 QUICK = {("Hunyuan (replace)", "collapse"), ("LTX", "anchor"), ("CogVideoX", "denoising"), ("Hunyuan (concat)", "velocity")}
 
@@ -114,7 +131,7 @@ def test_each_improves(folder: Path, family: str, name: str) -> None:
     with autograd_session():
         surrogates = Surrogates()
         loss = spec.make(surrogates)
-        loss = replace(loss, setup=replace(loss.setup, levels=loss.setup.levels[2:3], fresh=False))
+        loss = replace(loss, setup=VideoSetup(loss.setup.model, loss.setup.levels[2:3]))
         terms = (Term(name, spec.weight, loss, scaled=True),)
         with surrogates.on_device(height=photo.shape[-2], width=photo.shape[-1], low_memory=False), surrogates.step():
             steps = list(protect(photo, Objective(terms), update=Sign(1.0), space=RGB(8.0), steps=30, seed=2))
@@ -168,3 +185,141 @@ def test_the_output_scale_is_the_estimates_slope(told: dict[str, object], monkey
     for level in (*TIMESTEPS[WHOLE], *TIMESTEPS[HIGH]):
         apart = (estimate(1.0, level) - estimate(0.0, level)).abs()
         assert float(apart.mean()) == pytest.approx(model.output_scale(level), rel=1e-3)
+
+
+def test_where_the_picture_itself_stands_nothing_is_sampled(loaded: Loaded, told: dict[str, object]) -> None:
+    """LTX and HunyuanVideo (replace) have it for a first frame: there the estimate is the picture, whatever the network says."""
+    sampled, latents = told["model"].sampled, told["latents"]
+    if loaded.family.name not in ("LTX", "Hunyuan (replace)"):
+        assert sampled is None
+        return
+    assert not sampled[:, :, 0].any()
+    assert bool((sampled[:, :, 1:] == 1).all())
+    # The latents here are those of a still video, which begins with the picture.
+    torch.testing.assert_close(told["read"][0][:, :, 0], latents[:, :, 0].float(), atol=1e-4, rtol=1e-4)
+
+
+def vae_of(kind: str) -> comfy.sd.VAE:
+    import gpu_cases
+    from bench import video_files
+    from testkit import eightfold_vae
+    from video_models import load_vae
+
+    kinds = {
+        "Stable Diffusion": eightfold_vae,
+        "TAESD": gpu_cases.vae,
+        "Wan": lambda: load_vae(video_files.cached("wan_vae")),
+        "LTX": lambda: load_vae(video_files.cached("ltx_vae")),
+    }
+    return kinds[kind]()
+
+
+@pytest.mark.parametrize("kind", ["Stable Diffusion", "TAESD", "Wan", "LTX"])
+def test_a_vaes_stages_end_with_its_latent_and_have_gradients(comfy: None, kind: str) -> None:
+    from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
+    from stillguard.nodes.bridge.surrogates.vae import staged_vae_view
+
+    picture = randn(1, 3, 64, 64, seed=1).sigmoid()
+    with autograd_session():
+        surrogates = Surrogates()
+        view = staged_vae_view(surrogates, vae_of(kind))
+        with surrogates.on_device(height=64, width=64, low_memory=False), surrogates.step():
+            leaf = picture.clone().requires_grad_()
+            stages = view.stages(leaf)
+            sum(stage.square().mean() for stage in stages).backward()
+            step = 1e-3 * leaf.grad.sign()
+            with torch.no_grad():
+                up, down = (float(sum(stage.square().mean() for stage in view.stages(picture + side * step))) for side in (1, -1))
+                latent, again = view.encode(picture), view.stages(picture)
+    # LTX cuts the picture in patches of four before it begins.
+    sides = [stage.shape[-1] for stage in stages]
+    assert sides == [side for side in (64, 32, 16, 8, 4, 2) if latent.shape[-1] <= side <= (16 if kind == "LTX" else 64)]
+    assert all(stage.dtype == torch.float32 and torch.equal(stage, same) for stage, same in zip(stages, again, strict=True))
+    last = stages[-1][:, : latent.shape[1]]
+    # The last stage is the latent before the VAE's own scale.
+    assert float(torch.corrcoef(torch.stack([last.detach().flatten(), latent.flatten()]))[0, 1]) > 0.999
+    assert float(leaf.grad.abs().sum()) == pytest.approx((up - down) / 2e-3, rel=0.02)
+
+
+def test_stages_in_half_precision_keep_their_gradient(comfy: None) -> None:
+    """A mean over many elements gives gradients below what fp16 can hold."""
+    from stillguard.nodes.bridge.surrogates.vae import DifferentiableVAE
+
+    found, weight = [], 1e-9
+    for half in (False, True):
+        view = DifferentiableVAE(vae_of("TAESD"))
+        if half:
+            view.dtype = torch.float16
+            view.patcher.model.half()
+        leaf = randn(1, 3, 32, 32, seed=1).sigmoid().requires_grad_()
+        (weight * sum(stage.mean() for stage in view.stages(leaf))).backward()
+        found.append(leaf.grad)
+    assert float((found[1] - found[0]).norm()) < 0.05 * float(found[0].norm())
+
+
+@pytest.mark.parametrize(
+    ("layers", "sentence"),
+    [
+        ("auto", r"This model has 3 blocks, and .* needs 8 or more: write the blocks by hand, such as 0, 1"),
+        ("1", r"layers is '1', and collapsing takes two blocks or more: write a shallow one and a deep one"),
+        ("0, 3", r"layers is '0, 3', and this model has blocks 0 to 2: choose among them, or write auto"),
+        ("all", r"layers is 'all': write auto, or indices with commas between them"),
+    ],
+)
+def test_layers_that_do_not_fit_are_one_sentence(folder: Path, layers: str, sentence: str) -> None:
+    from stillguard.nodes.losses.anti_i2v import representation_anchor, representation_collapse
+
+    spec = load("Wan", folder).spec(side=32)
+    with pytest.raises(ValueError, match=sentence):
+        representation_collapse(1.0, spec, layers=layers)
+    if layers in ("0, 3", "all"):
+        with pytest.raises(ValueError, match=sentence):
+            representation_anchor(1.0, spec, None, None, layers=layers)
+
+
+def test_auto_is_the_papers_rule_and_all_blocks(folder: Path) -> None:
+    """Of SVD's small UNet, which has 24 blocks."""
+    from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
+    from stillguard.nodes.losses.anti_i2v import representation_anchor, representation_collapse
+    from stillguard.nodes.losses.i2vguard import contrastive_frames, temporal_attention
+
+    spec = load("SVD", folder).spec(side=32)
+    with autograd_session():
+        surrogates = Surrogates()
+        collapse = representation_collapse(1.0, spec).make(surrogates)
+        anchor = representation_anchor(1.0, spec, None, None).make(surrogates)
+        high = [
+            make(1.0, spec, *more, timesteps=HIGH).make(surrogates)
+            for make, more in ((contrastive_frames, (None,)), (temporal_attention, ()))
+        ]
+        usual = contrastive_frames(1.0, spec, None).make(surrogates)
+    assert (collapse.shallow, collapse.deep) == (2, (21, 22, 23))
+    assert anchor.blocks == tuple(range(24))
+    assert high[0].setup is high[1].setup
+    assert high[0].setup.levels == TIMESTEPS[HIGH]
+    assert usual.setup is collapse.setup
+    assert usual.setup.levels == TIMESTEPS[WHOLE]
+
+
+def test_what_is_read_inside_is_counted(folder: Path) -> None:
+    """Beside the estimate, what every block gives of one picture; of the clean one nothing of it is kept for each level."""
+    from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.surrogates.run_surrogates import Surrogates
+    from stillguard.nodes.losses.anti_i2v import representation_anchor
+
+    loaded, side = load("LTX", folder), 64
+    with autograd_session():
+        surrogates = Surrogates()
+        loss = representation_anchor(1.0, loaded.spec(side=side), loaded.vae, None).make(surrogates)
+        view = loss.setup.model
+        resident = surrogates.get(id(loaded.model), lambda in_fp32: pytest.fail("made before"))
+        kept, inside = resident.passes.values()
+        found = [each.footprint(side, side, low_memory=True) for each in (kept, inside)]
+        _, _, *places = view.shape(torch.empty(1, 3, side, side))
+        tokens, width = math.prod(places), view.denoiser.network.inner_dim
+        # A number for each block, and what the other picture gave: the block's own tensor is what the next one keeps for itself.
+        assert found[1].results - found[0].results == len(loss.blocks) * 4
+        assert found[1].kept - found[0].kept == len(loss.blocks) * (4 + tokens * width * 4)
+        assert (kept.clean, inside.clean) == (len(loss.setup.levels), 0)

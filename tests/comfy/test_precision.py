@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from stillguard.engine.draws import SeededDraws
 from stillguard.engine.surrogates.tiny_autoencoder import SHIPPED
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from video_models import Loaded, load, randn
+from video_models import Loaded, in_dtype, load, randn
 
 if TYPE_CHECKING:
     import comfy.sd
@@ -42,19 +41,6 @@ def half_on_this_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(precision, "gradient_dtype", lambda device: torch.float16)
     monkeypatch.setattr(comfy.model_management, "unet_manual_cast", lambda *_, **__: None)
-
-
-def in_dtype(loaded: Loaded, dtype: torch.dtype) -> Loaded:
-    """The same model as core loads it where the device is fast with that dtype."""
-    import comfy.sd
-
-    path, options = loaded.model.cached_patcher_init[1][0], {"model_options": {"dtype": dtype}}
-    with torch.inference_mode():
-        if loaded.family.name == "SVD":
-            model, *_ = comfy.sd.load_checkpoint_guess_config(path, output_clip=False, output_vae=False, **options)
-        else:
-            model = comfy.sd.load_diffusion_model(path, **options)
-    return dataclasses.replace(loaded, model=model)
 
 
 def gradients(loaded: Loaded, photo: Tensor) -> dict[str, Tensor]:

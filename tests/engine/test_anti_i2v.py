@@ -58,7 +58,7 @@ class SmallTransformer:
         return (1, WIDTH, FRAMES, image.shape[-2] // 8, image.shape[-1] // 8)
 
     def prior(self, image: Tensor) -> Tensor:
-        return self.still(image) * torch.linspace(0.5, 1.5, FRAMES).view(1, 1, -1, 1, 1)
+        return self.still(image) * torch.linspace(0.5, 1.5, FRAMES, device=image.device).view(1, 1, -1, 1, 1)
 
     def still(self, image: Tensor) -> Tensor:
         return self.conditioner.encode(image)[:, :, None].repeat(1, 1, FRAMES, 1, 1)
@@ -81,7 +81,7 @@ class SmallTransformer:
     def estimate(self, noisy: Tensor, level: float, conditioning: Features, *, taps: Sequence[Tap] = ()) -> Features:
         self.asked.append(level)
         velocity, maps = self.velocity(noisy, conditioning[0])
-        read = [maps[tap.block] if tap.kind == "map" else maps[tap.block].flatten(1, 3) for tap in taps]
+        read = [tap.read(maps[tap.block] if tap.kind == "map" else maps[tap.block].flatten(1, 3)) for tap in taps]
         return (noisy - level * velocity, *read)
 
 
@@ -350,7 +350,7 @@ def test_all_together_are_the_sum_of_each_and_low_memory_gives_the_same(clean: T
 def test_each_improves(clean: Tensor, name: str, weight: float) -> None:
     """Thirty steps at one noise level, so that values can be compared."""
     loss = losses()[name]
-    loss = replace(loss, setup=replace(loss.setup, levels=loss.setup.levels[-1:], fresh=False))
+    loss = replace(loss, setup=VideoSetup(loss.setup.model, loss.setup.levels[-1:]))
     terms = (Term(name, weight, loss, scaled=True),)
     steps = list(protect(clean.float(), Objective(terms), update=Sign(1.0), space=RGB(8.0), steps=30, seed=2))
     assert (steps[-1].losses[name] - steps[1].losses[name]) * weight > 0
@@ -375,3 +375,26 @@ def test_a_model_is_asked_no_more_than_it_must(clean: Tensor, adversarial: Tenso
     kept = [tuple(feature.shape) for features in reference._known.values() for feature in features]
     assert (1, FRAMES, 4, 4, WIDTH) not in kept
     assert (1, FRAMES * 16, WIDTH) not in kept
+
+
+def test_two_anchors_of_one_setup_do_not_disturb_each_other(clean: Tensor, adversarial: Tensor) -> None:
+    flat, setup = torch.full((1, 3, 32, 32), 0.25), setup_of()
+    both = [RepresentationAnchor(setup, (0, 2)), RepresentationAnchor(setup, (2, 5), picture=flat)]
+    alone = [RepresentationAnchor(setup_of(), (0, 2)), RepresentationAnchor(setup_of(), (2, 5), picture=flat)]
+    for together, single in zip(both, alone, strict=True):
+        assert value(together, clean, adversarial) == pytest.approx(value(single, clean, adversarial), rel=1e-6)
+
+
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_no_loss_reads_from_the_device(clean: Tensor, low_memory: bool) -> None:
+    """The meta device has no numbers to be read."""
+    meta = torch.device("meta")
+    model, vae = SmallTransformer(), Encoder(3).to(meta)
+    model.weights, model.conditioner = model.weights.to(meta), model.conditioner.to(meta)
+    chosen = losses(model)
+    chosen["anchor"] = replace(chosen["anchor"], vae=vae)
+    leaf = clean.to(meta).requires_grad_()
+    objective = Objective(tuple(Term(name, 1.0, loss) for name, loss in chosen.items()))
+    told = objective.backward(Observation(clean.to(meta)), Observation(leaf, low_memory=low_memory))
+    assert told.keys() == chosen.keys()
+    assert leaf.grad is not None

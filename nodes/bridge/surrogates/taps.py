@@ -122,8 +122,7 @@ class Recorder:
         else:
             read = self._shown(given)
             read = read if tap.kind == "output" else read.unflatten(1, (self._frames, *self._grid))
-        # A copy: the next block of some models goes on in the same tensor.
-        self._read[tap] = read.clone()
+        self._read[tap] = tap.read(read)
 
     def _shown(self, given: Tensor) -> Tensor:
         """Tokens of the picture or video: the last ones, but for some that only fill them up to a multiple."""

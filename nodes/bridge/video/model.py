@@ -19,6 +19,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ....engine.compute.memory import META
+from ....engine.losses.anti_i2v import squared_distance
 from ....engine.observation import Features, Observation
 from ....engine.surrogates.denoiser import Tap, VideoSetup
 from ..memory.room import Pass
@@ -167,8 +168,8 @@ class DifferentiableVideoModel:
 
 
 def video_pass(setup: VideoSetup, encoders: Sequence[DifferentiableVAE | DifferentiableCLIPVision], *, inside: bool = False) -> Pass:
-    """encoders: those that the conditioning goes through. inside: with what losses read of the adversarial picture only, beside which the
-    same of one other picture is held; without, what is kept of the clean one for each level."""
+    """encoders: those that the conditioning goes through. inside: with what losses read of the adversarial picture only; without, what is
+    kept of the clean one for each level."""
     view = cast(DifferentiableVideoModel, setup.model)
 
     def ask(seen: Observation) -> Features:
@@ -182,10 +183,16 @@ def video_pass(setup: VideoSetup, encoders: Sequence[DifferentiableVAE | Differe
         with torch.no_grad():
             noisy = torch.empty(view.conditioner.prepare(seen.image).samples.shape, device=META)
         told = seen.features(view.conditioner, "conditioning", condition)
-        return seen.features(view, "estimate", lambda: asked.estimate(noisy, 0.5, told, taps=setup.taps if inside else setup.lasting_taps))
+        taps = [_compared(tap) for tap in setup.taps] if inside else setup.lasting_taps
+        return seen.features(view, "estimate", lambda: asked.estimate(noisy, 0.5, told, taps=taps))
 
     networks = (view.denoiser.network, *(encoder.patcher.model for encoder in encoders))
-    return Pass("video", networks, ask, clean=1 if inside else len(setup.levels), checkpointed=view.denoiser)
+    return Pass("video", networks, ask, clean=0 if inside else len(setup.levels), checkpointed=view.denoiser)
+
+
+def _compared(tap: Tap) -> Tap:
+    """What a measure takes, which is compared with the same of another picture."""
+    return replace(tap, measure=lambda read: squared_distance(read, torch.empty_like(read))) if tap.of else tap
 
 
 def _watched(patcher: ModelPatcher, steps: int) -> Callable[[int, Tensor, Tensor, int], None]:
