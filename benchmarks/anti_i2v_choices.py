@@ -85,7 +85,7 @@ class LabVideo:
                 # The photo's own tokens come behind the frame's.
                 tokens = output[:, : output.shape[1] // 2]
                 side = int(tokens.shape[1] ** 0.5)
-                read[tap] = tokens if tap.kind == "output" else tokens.unflatten(1, (side, side))
+                read[tap] = tap.read(tokens if tap.kind == "output" else tokens.unflatten(1, (side, side)))
 
             return kept
 

@@ -123,6 +123,26 @@ def protect(folder: Path, *, low_memory: bool) -> Tensor:
     )
 
 
+def dual_space(folder: Path, *, low_memory: bool) -> Tensor:
+    from stillguard.nodes.losses.dormant import VAELatentLoss
+    from stillguard.nodes.protect.dual_space import CHROMA_FIRST, DualSpace
+    from stillguard.nodes.protect.protect import Protect
+
+    return execute(
+        Protect,
+        image=photo(),
+        loss=execute(VAELatentLoss, vae=vae(), weight=10.0, latent_scale=0.0),
+        budget=8.0,
+        steps=4,
+        update={"update": "normalised", "step": 1.0},
+        seed=1,
+        working_size=SIDE,
+        memory="low memory" if low_memory else "fast",
+        mask=mask(),
+        space=execute(DualSpace, spaces=CHROMA_FIRST, band="triangle", reach=0.25, mean=True, chroma_unit=1.0),
+    )
+
+
 def diffusion_surrogate(folder: Path, *, low_memory: bool) -> Tensor:
     """SDXL, which is told sizes beside the prompt, by a loss that only the tests have."""
     from image_models import image_model, image_prompt
@@ -281,6 +301,27 @@ def anti_i2v(family: str, layers: str) -> Callable[..., Tensor]:
         return execute(Protect, image=photo(), loss=losses, budget=8.0, steps=1, update=update, seed=1, working_size=SIDE, memory=memory)
 
     return run
+
+
+def anti_i2v_preset(folder: Path, *, low_memory: bool) -> Tensor:
+    from stillguard.nodes.bridge.video.model import Sampling
+    from stillguard.nodes.protect.anti_i2v import AntiI2V
+
+    return execute(
+        AntiI2V,
+        image=photo(),
+        i2v_surrogate=load("Wan", folder).spec(sampling=Sampling(1, 1.5)),
+        profile={"profile": "recommended", "timesteps": "high noise"},
+        budget=8.0,
+        steps=2,
+        seed=1,
+        working_size=SIDE,
+        memory="low memory" if low_memory else "fast",
+        layers="0, 1",
+        collapse_weight=1.0,
+        anchor_weight=1.0,
+        denoising_weight=1.0,
+    )
 
 
 def animate_pose(folder: Path) -> Tensor:
@@ -512,6 +553,7 @@ ON_THE_HOST = "Animate (Lab Victim)"
 CASES: Mapping[str, Case] = {
     "Protect": Case(protect, low_memory=True),
     "Diffusion Surrogate": Case(diffusion_surrogate, low_memory=True),
+    "Dual Space": Case(dual_space, low_memory=True),
     "Latent Space, decoder": Case(latent_space("decoder"), low_memory=True),
     "Latent Space, one step": Case(latent_space("one step"), low_memory=True),
     "Latent Space, as published": Case(latent_space("as published"), low_memory=True),
@@ -520,6 +562,7 @@ CASES: Mapping[str, Case] = {
     **{f"I2VGuard, {family}": Case(i2vguard(family), low_memory=True) for family in FILES},
     "I2VGuard, given video": Case(i2vguard("Wan", video=lambda: photo().repeat(5, 1, 1, 1)), low_memory=True),
     "Anti-I2V's losses": Case(anti_i2v("LTX", "0, 1"), low_memory=True),
+    "Anti-I2V, the preset": Case(anti_i2v_preset, low_memory=True),
     "Animate (Pose)": Case(animate_pose),
     "Animate (Face)": Case(animate_face),
     "Disobedience": Case(disobedience),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -30,54 +29,58 @@ class LowFrequency(Moved):
     reach: float = 0.25
     dc: bool = True
     working_size: WorkingSize = field(default_factory=WorkingSize)
+    # Of this space alone, so that a device has them no longer than a run takes.
+    _known: dict[tuple[int, int, torch.device, torch.dtype], _Waves] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.reach <= 2:
             raise ValueError(f"The band reaches to {self.reach:g} of the highest frequency: choose more than 0, up to 2.")
 
     def still(self, picture: Tensor) -> Tensor:
-        return picture.new_zeros(*picture.shape[:2], 1, len(self._places(picture).numbers))
+        return picture.new_zeros(*picture.shape[:2], 1, len(self._waves(picture).numbers))
 
     def moved(self, picture: Tensor, step: Tensor) -> Tensor:
-        places, height, width = self._places(picture), picture.shape[-2], picture.shape[-1]
-        unit = (height * width / step.shape[-1]) ** 0.5
-        grid = step.new_zeros(*step.shape[:2], places.rows * places.columns).index_copy(-1, places.numbers, step[..., 0, :] * unit)
-        down, across = cosines(height, places.rows, step.device).to(step), cosines(width, places.columns, step.device).to(step)
-        change: Tensor = down.mT @ grid.unflatten(-1, (places.rows, places.columns)) @ across
+        waves = self._waves(picture)
+        down, across = waves.down, waves.across
+        unit = (picture.shape[-2] * picture.shape[-1] / step.shape[-1]) ** 0.5
+        grid = step.new_zeros(*step.shape[:2], len(down) * len(across)).index_copy(-1, waves.numbers, step[..., 0, :] * unit)
+        change: Tensor = down.mT @ grid.unflatten(-1, (len(down), len(across))) @ across
         return picture + change
 
-    def _places(self, picture: Tensor) -> _Places:
+    def _waves(self, picture: Tensor) -> _Waves:
         height, width = picture.shape[-2], picture.shape[-1]
-        places = _band(self.band, self.reach, self.dc, height, width, *self.working_size.size(height, width), picture.device)
-        if not len(places.numbers):
-            raise ValueError(f"The band has no frequency at {width}x{height}: raise its reach of {self.reach:g}.")
-        return places
+        key = (height, width, picture.device, picture.dtype)
+        if key not in self._known:
+            seen = self.working_size.size(height, width)
+            inside = _band(self.band, self.reach, self.dc, height, width, *seen)
+            if not bool(inside.any()):
+                raise ValueError(f"The band has no frequency at {width}x{height}: raise its reach of {self.reach:g}.")
+            numbers = inside.flatten().nonzero()[:, 0].to(picture.device)
+            down, across = (cosines(side, waves).to(picture) for side, waves in zip((height, width), inside.shape, strict=True))
+            self._known[key] = _Waves(numbers, down, across)
+        return self._known[key]
 
 
-class _Places(NamedTuple):
-    """Which of the lowest coefficients [rows,columns] belong to a band: their numbers, row by row, on the picture's device."""
+class _Waves(NamedTuple):
+    """Those of a band, on the picture's device: numbers of coefficients in a grid, row by row, and the waves that this grid stands for,
+    [rows,H] and [columns,W]."""
 
-    rows: int
-    columns: int
     numbers: Tensor
+    down: Tensor
+    across: Tensor
 
 
-@lru_cache(maxsize=16)
-def _band(band: Band, reach: float, dc: bool, height: int, width: int, h: int, w: int, device: torch.device) -> _Places:
-    with torch.inference_mode(False):
-        u, v = (torch.arange(side, dtype=torch.float64) / seen for side, seen in ((height, h), (width, w)))
-        inside = u[:, None] + v < reach if band == "triangle" else torch.maximum(u[:, None], v) < reach
-        inside[0, 0] &= dc
-        # Only as far as the band goes: a large photo has few of its waves.
-        lowest = inside[: max(1, int((u < reach).sum())), : max(1, int((v < reach).sum()))]
-        return _Places(lowest.shape[0], lowest.shape[1], lowest.flatten().nonzero()[:, 0].to(device))
+def _band(band: Band, reach: float, dc: bool, height: int, width: int, h: int, w: int) -> Tensor:
+    """Which coefficients belong to it, bool, only as far as the band goes: a large photo has few of its waves."""
+    u, v = (torch.arange(side, dtype=torch.float64) / seen for side, seen in ((height, h), (width, w)))
+    inside = u[:, None] + v < reach if band == "triangle" else torch.maximum(u[:, None], v) < reach
+    inside[0, 0] &= dc
+    return inside[: max(1, int((u < reach).sum())), : max(1, int((v < reach).sum()))]
 
 
-@lru_cache(maxsize=16)
-def cosines(length: int, waves: int, device: torch.device) -> Tensor:
-    """The first rows of the orthonormal DCT-II, [waves,length] fp64 on the CPU and fp32 elsewhere."""
-    with torch.inference_mode(False), torch.no_grad():
-        places, numbers = torch.arange(length, dtype=torch.float64) + 0.5, torch.arange(waves, dtype=torch.float64)
-        rows: Tensor = torch.cos(torch.pi / length * numbers[:, None] * places) * (2 / length) ** 0.5
-        rows[0] *= 0.5**0.5
-        return rows if device.type == "cpu" else rows.float().to(device)
+def cosines(length: int, waves: int) -> Tensor:
+    """The first rows of the orthonormal DCT-II, [waves,length] fp64."""
+    places, numbers = torch.arange(length, dtype=torch.float64) + 0.5, torch.arange(waves, dtype=torch.float64)
+    rows: Tensor = torch.cos(torch.pi / length * numbers[:, None] * places) * (2 / length) ** 0.5
+    rows[0] *= 0.5**0.5
+    return rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
+from weakref import WeakMethod
 
 import torch
 from torch import Tensor
@@ -150,7 +151,7 @@ class VideoSetup:
     fresh: bool = False
     _taps: list[Tap] = field(default_factory=list, repr=False)
     _lasting: set[Tap] = field(default_factory=set, repr=False)
-    _measured: list[tuple[Sequence[Tap], Measuring]] = field(default_factory=list, repr=False)
+    _measured: list[tuple[Sequence[Tap], WeakMethod[Measuring]]] = field(default_factory=list, repr=False)
 
     @property
     def surrogates(self) -> tuple[object, ...]:
@@ -170,10 +171,11 @@ class VideoSetup:
         """Have these read too, before the first estimate is made: all losses of a setup share one estimate.
 
         clean: False where of the clean picture only numbers are needed, see `elsewhere`: tensors would be kept for each level. measured:
-        of the adversarial picture only numbers are needed too.
+        of the adversarial picture only numbers are needed too; a method of a loss, which is not kept alive by it.
         """
         if measured is not None:
-            self._measured.append((taps, measured))
+            # Held strongly, loss and setup would hold each other, and with them what the model was told, on the device.
+            self._measured.append((taps, WeakMethod(measured)))
         self._lasting.update(taps if clean else ())
         # What is read of both pictures comes first, so that places are the same in both.
         self._taps[:] = [*sorted(self._lasting), *sorted({*self._taps, *taps} - self._lasting)]
@@ -200,8 +202,10 @@ class VideoSetup:
     def estimate(self, clean: Observation, adversarial: Observation) -> Features:
         """Of the adversarial picture alone, from the noised video of the clean one."""
         measures: dict[Tap, Measure] = {}
-        for taps, measured in self._measured:
-            measures |= zip(taps, measured(clean, adversarial), strict=True)
+        for taps, method in self._measured:
+            measured = method()
+            if measured is not None:
+                measures |= zip(taps, measured(clean, adversarial), strict=True)
         return self._estimate(adversarial, clean, adversarial, [replace(tap, measure=measures.get(tap)) for tap in self._taps])
 
     def _estimate(self, seen: Observation, clean: Observation, adversarial: Observation, taps: Sequence[Tap]) -> Features:

@@ -10,12 +10,13 @@ from torch import Tensor
 from ...engine.animators.pose_animator import last_timesteps, noise_schedule
 from ...engine.losses.freeze import FrozenClip, FrozenVideo
 from ...engine.losses.posed import PosedClip
+from ...engine.surrogates.denoiser import TIMESTEPS, WHOLE
 from ..bridge.protect.loss_spec import LossSpec
 from ..bridge.surrogates.animators import LoadedPoseAnimator, LoadedReferenceNet, animator_view, check_pair
 from ..bridge.surrogates.reference import ReferenceSockets
 from ..bridge.surrogates.run_surrogates import Surrogates
 from ..bridge.video.model import VideoSurrogate, video_setup
-from ..inputs import clip_vision_input, scaled_input, surrogate_input, vae_input, weight_input
+from ..inputs import clip_vision_input, scaled_input, surrogate_input, timesteps_input, vae_input, weight_input
 from ..sockets import LossSocket, PoseAnimatorSocket, ReferenceNetSocket
 
 if TYPE_CHECKING:
@@ -49,8 +50,11 @@ def frozen_clip(
     return LossSpec("Freeze (Pose)", -weight, make)
 
 
-def frozen_video(weight: float, surrogate: VideoSurrogate, *, scaled: bool = True) -> LossSpec:
-    return LossSpec("Freeze (Video)", -weight, lambda surrogates: FrozenVideo(video_setup(surrogates, surrogate)), scaled=scaled)
+def frozen_video(weight: float, surrogate: VideoSurrogate, *, scaled: bool = True, timesteps: str = WHOLE) -> LossSpec:
+    def make(surrogates: Surrogates) -> FrozenVideo:
+        return FrozenVideo(video_setup(surrogates, surrogate, TIMESTEPS[timesteps]))
+
+    return LossSpec("Freeze (Video)", -weight, make, scaled=scaled)
 
 
 class FreezePoseLoss(io.ComfyNode):
@@ -98,13 +102,13 @@ class FreezeVideoLoss(io.ComfyNode):
             category=CATEGORY,
             description="The video that a model foresees stays the photo in every frame (Silencer's idea, on image-to-video models).",
             search_aliases=["silencer", "nullifying", "still", "vid-freeze", "disobedience"],
-            inputs=[surrogate_input(), weight_input(1.0), scaled_input()],
+            inputs=[surrogate_input(), weight_input(1.0), scaled_input(), timesteps_input(optional=True)],
             outputs=[LossSocket.Output("loss", display_name="loss")],
         )
 
     @classmethod
-    def execute(cls, i2v_surrogate: VideoSurrogate, weight: float, scaled: bool) -> io.NodeOutput:
-        return io.NodeOutput((frozen_video(weight, i2v_surrogate, scaled=scaled),))
+    def execute(cls, i2v_surrogate: VideoSurrogate, weight: float, scaled: bool, timesteps: str = WHOLE) -> io.NodeOutput:
+        return io.NodeOutput((frozen_video(weight, i2v_surrogate, scaled=scaled, timesteps=timesteps),))
 
 
 NODES: tuple[type[io.ComfyNode], ...] = (

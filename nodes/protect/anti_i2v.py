@@ -23,6 +23,7 @@ from ..bridge.video.model import VideoSurrogate
 from ..inputs import (
     LOW_MEMORY,
     eot_input,
+    layers_input,
     mask_input,
     memory_input,
     seed_input,
@@ -71,6 +72,7 @@ class AntiI2V(io.ComfyNode):
                 eot_input("Makes the protection survive transformations. The paper's code draws some; which is not known."),
                 mask_input(),
                 space_input(),
+                layers_input("Blocks of Representation Collapse by index from 0, such as 3, 27. Auto: the paper's rule."),
             ],
             outputs=[
                 io.Image.Output("protected", display_name="protected"),
@@ -91,6 +93,7 @@ class AntiI2V(io.ComfyNode):
         seed: int,
         working_size: int,
         memory: str,
+        layers: str,
         unrelated: Tensor | None = None,
         clip_vision: comfy.clip_vision.ClipVisionModel | None = None,
         eot: EoT | None = None,
@@ -98,7 +101,7 @@ class AntiI2V(io.ComfyNode):
         space: SpaceSetup | None = None,
         **weights: float,
     ) -> io.NodeOutput:
-        losses = anti_i2v_losses(i2v_surrogate, profile["timesteps"], unrelated, weights)
+        losses = anti_i2v_losses(i2v_surrogate, profile["timesteps"], unrelated, layers, weights)
         if profile["profile"] == PUBLISHED:
             losses += auxiliary_losses(clip_vision, profile["lpips_backbone"], profile["clip_weight"], profile["lpips_weight"])
         chosen = chosen_space(space or dual_setup(CHROMA_FIRST), RGB(budget), image, longest=working_size, steps=steps)
@@ -124,11 +127,11 @@ def _profile_input() -> io.DynamicCombo.Input:
     )
 
 
-def anti_i2v_losses(surrogate: VideoSurrogate, timesteps: str, unrelated: Tensor | None, weights: dict[str, float]) -> Losses:
+def anti_i2v_losses(surrogate: VideoSurrogate, timesteps: str, unrelated: Tensor | None, layers: str, weights: dict[str, float]) -> Losses:
     """IRC, IRA and -L_DM, each divided by its first value; those with a weight."""
     losses: list[LossSpec] = []
     if weights["collapse_weight"]:
-        losses.append(representation_collapse(weights["collapse_weight"], surrogate, timesteps=timesteps))
+        losses.append(representation_collapse(weights["collapse_weight"], surrogate, layers=layers, timesteps=timesteps))
     if weights["anchor_weight"]:
         losses.append(representation_anchor(weights["anchor_weight"], surrogate, surrogate.vae, unrelated, timesteps=timesteps))
     if weights["denoising_weight"]:

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...engine.spaces import RGB
+from ...engine.surrogates.denoiser import WHOLE
 from ...engine.transforms import EoT
 from ...engine.update import Adam, Sign, Update
 from ..bridge.protect.loss_spec import Losses
@@ -22,6 +23,7 @@ from ..inputs import (
     steps_input,
     surrogate_input,
     target_input,
+    timesteps_input,
     weight_input,
     working_size_input,
 )
@@ -62,6 +64,7 @@ class I2VGuard(io.ComfyNode):
                 eot_input("Makes the protection survive transformations. The paper has none."),
                 mask_input(),
                 space_input(),
+                timesteps_input(optional=True),
             ],
             outputs=[
                 io.Image.Output("protected", display_name="protected"),
@@ -86,10 +89,11 @@ class I2VGuard(io.ComfyNode):
         eot: EoT | None = None,
         mask: Tensor | None = None,
         space: SpaceSetup | None = None,
+        timesteps: str = WHOLE,
         **weights: float,
     ) -> io.NodeOutput:
         pixels, update = _mode(mode)
-        losses = i2vguard_losses(i2v_surrogate, target, reach, weights)
+        losses = i2vguard_losses(i2v_surrogate, target, reach, weights, timesteps=timesteps)
         chosen = chosen_space(space, pixels, image, longest=working_size, steps=steps)
         settings = Settings(chosen, update, eot, working_size, steps, seed, memory == LOW_MEMORY)
         return io.NodeOutput(*protect_images(image, losses, settings, mask=mask, node_id=cls.hidden.unique_id))
@@ -112,12 +116,14 @@ def _mode(choice: dict[str, object]) -> tuple[RGB, Update]:
     return RGB(float(choice["budget"])), Sign(float(choice["step"]))  # type: ignore[arg-type]
 
 
-def i2vguard_losses(surrogate: VideoSurrogate, target: Tensor | None, reach: float, weights: dict[str, float]) -> Losses:
+def i2vguard_losses(
+    surrogate: VideoSurrogate, target: Tensor | None, reach: float, weights: dict[str, float], *, timesteps: str = WHOLE
+) -> Losses:
     """Those with a weight."""
     losses = (
         target_latent(weights["target_weight"], surrogate.vae, target),
-        contrastive_frames(weights["contrast_weight"], surrogate, target, reach),
-        temporal_attention(weights["attention_weight"], surrogate),
+        contrastive_frames(weights["contrast_weight"], surrogate, target, reach, timesteps=timesteps),
+        temporal_attention(weights["attention_weight"], surrogate, timesteps=timesteps),
         l2_penalty(weights["penalty_weight"]),
     )
     return tuple(loss for loss in losses if loss.weight)

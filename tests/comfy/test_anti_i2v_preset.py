@@ -33,6 +33,7 @@ def protected(surrogate: Any, **inputs: Any) -> Tensor:
         "seed": 3,
         "working_size": SIDE,
         "memory": "fast",
+        "layers": "auto",
         "collapse_weight": 0.0,
         "anchor_weight": 1.0,
         "denoising_weight": 1.0,
@@ -75,6 +76,7 @@ def test_the_published_form_is_pushed_to_be_seen(surrogate: Any, vgg_file: Path,
 def test_a_small_model_cannot_collapse_by_the_papers_rule(surrogate: Any) -> None:
     with pytest.raises(ValueError, match="needs 8 or more"):
         protected(surrogate, collapse_weight=1.0)
+    assert not torch.equal(protected(surrogate), protected(surrogate, collapse_weight=1.0, layers="0, 1"))
     with pytest.raises(ValueError, match="Nothing drives the protection"):
         protected(surrogate, anchor_weight=0.0, denoising_weight=0.0)
 

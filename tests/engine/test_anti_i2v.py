@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -383,6 +385,21 @@ def test_two_anchors_of_one_setup_do_not_disturb_each_other(clean: Tensor, adver
     alone = [RepresentationAnchor(setup_of(), (0, 2)), RepresentationAnchor(setup_of(), (2, 5), picture=flat)]
     for together, single in zip(both, alone, strict=True):
         assert value(together, clean, adversarial) == pytest.approx(value(single, clean, adversarial), rel=1e-6)
+
+
+def test_losses_and_their_setup_do_not_hold_each_other(clean: Tensor, adversarial: Tensor) -> None:
+    """With them would stay what the model was told, on the device, until the garbage collector comes."""
+    gc.collect()
+    gc.disable()
+    try:
+        model = SmallTransformer()
+        terms = [Term(name, -1.0, loss) for name, loss in losses(model).items()]
+        backward(terms, clean, adversarial, low_memory=False)
+        gone = weakref.ref(model)
+        del model, terms
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("low_memory", [False, True])
