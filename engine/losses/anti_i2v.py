@@ -69,7 +69,7 @@ class RepresentationCollapse:
 
     def __call__(self, clean: Observation, adversarial: Observation) -> Tensor:
         sizes = self.setup.elsewhere(clean, adversarial, self.taps, _sizes, key=("sizes", id(self)))
-        read = self.setup.tapped(self.setup.estimate(clean, adversarial), self.taps)
+        read = self.setup.inside(clean, adversarial, self.taps)
         shallow, *deep = (_ratio(feature.float(), size) for feature, size in zip(read, sizes, strict=True))
         if self.stop_gradient:
             shallow = shallow.detach()
@@ -118,7 +118,7 @@ class RepresentationAnchor:
         asked = (clean, adversarial, self.taps)
         aims = self.setup.elsewhere(*asked, aim, key=("anchor", id(self)), picture=unrelated, lasting=False)
         firsts = self.setup.elsewhere(*asked, first, key=("from the anchor", id(self)))
-        read = self.setup.tapped(self.setup.estimate(clean, adversarial), self.taps)
+        read = self.setup.inside(clean, adversarial, self.taps)
         return tuple(map(_ratio, _distances(read, aims), firsts))
 
     def _stages(self, clean: Observation, adversarial: Observation) -> Features:
@@ -142,13 +142,16 @@ class Denoising:
 
     setup: VideoSetup
 
+    def __post_init__(self) -> None:
+        self.setup.use_estimate()
+
     @property
     def surrogates(self) -> tuple[object, ...]:
         return self.setup.surrogates
 
     def __call__(self, clean: Observation, adversarial: Observation) -> Tensor:
         model = self.setup.model
-        estimate = self.setup.estimate(clean, adversarial)[0].float()
+        estimate = self.setup.estimate(clean, adversarial).float()
         error = (estimate - self.setup.prior(clean)) / model.output_scale(self.setup.level(adversarial))
         return _mean_where(error.square(), model.sampled)
 

@@ -12,6 +12,7 @@ from ...engine.losses.freeze import FrozenClip, FrozenVideo
 from ...engine.losses.posed import PosedClip
 from ..bridge.protect.loss_spec import LossSpec
 from ..bridge.surrogates.animators import LoadedPoseAnimator, LoadedReferenceNet, animator_view, check_pair
+from ..bridge.surrogates.early_exit import Reads
 from ..bridge.surrogates.reference import ReferenceSockets
 from ..bridge.surrogates.run_surrogates import Surrogates
 from ..bridge.video.model import VideoSurrogate, video_setup
@@ -50,7 +51,10 @@ def frozen_clip(
 
 
 def frozen_video(weight: float, surrogate: VideoSurrogate, *, scaled: bool = True) -> LossSpec:
-    return LossSpec("Freeze (Video)", -weight, lambda surrogates: FrozenVideo(video_setup(surrogates, surrogate)), scaled=scaled)
+    def make(surrogates: Surrogates) -> FrozenVideo:
+        return FrozenVideo(video_setup(surrogates, surrogate))
+
+    return LossSpec("Freeze (Video)", -weight, make, scaled=scaled, reads=Reads(surrogate.model))
 
 
 class FreezePoseLoss(io.ComfyNode):
