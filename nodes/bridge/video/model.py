@@ -209,8 +209,10 @@ def video_pass(setup: VideoSetup, encoders: Sequence[DifferentiableVAE | Differe
         taps = setup.taps if inside else setup.lasting_taps
         if not setup.only_inside:
             return seen.features(view, "estimate", lambda: asked.estimate(noisy, 0.5, told, taps=taps))
-        # Of the clean picture such losses may keep nothing but numbers.
-        return seen.features(view, "estimate", lambda: asked.read(noisy, 0.5, told, taps=taps)) if taps else told
+        if not taps:
+            # Nothing is kept of the clean picture but numbers.
+            return tuple(tensor[:0] for tensor in told)
+        return seen.features(view, "estimate", lambda: asked.read(noisy, 0.5, told, taps=taps))
 
     networks = (view.denoiser.network, *(encoder.patcher.model for encoder in encoders))
     return Pass("video", networks, ask, clean=1 if inside else len(setup.levels), checkpointed=view.denoiser)
