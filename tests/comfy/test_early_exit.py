@@ -6,6 +6,7 @@ import gc
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -20,6 +21,7 @@ from video_models import FILES, Loaded, load, randn
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from stillguard.nodes.bridge.protect.loss_spec import LossSpec
+    from stillguard.nodes.bridge.surrogates.denoiser import DifferentiableDenoiser
     from stillguard.nodes.bridge.video.model import VideoSurrogate
 
 pytestmark = pytest.mark.usefixtures("comfy")
@@ -90,18 +92,26 @@ class Run:
         self.photo, self.low_memory, self.cut = photo, low_memory, cut
         self.losses = losses
 
-    def gradient(self) -> Tensor:
-        from stillguard.nodes.bridge.autograd import autograd_session
+    @cached_property
+    def objective(self) -> Objective:
         from stillguard.nodes.bridge.protect.loss_spec import objective_of
 
+        objective = objective_of(self.losses, self.surrogates)
+        for term in () if self.cut else objective.terms:
+            term.loss.setup.use_estimate()  # type: ignore[attr-defined]
+        return objective
+
+    @property
+    def denoiser(self) -> DifferentiableDenoiser:
+        denoiser: DifferentiableDenoiser = self.objective.terms[0].loss.setup.model.denoiser  # type: ignore[attr-defined]
+        return denoiser
+
+    def gradient(self) -> Tensor:
+        from stillguard.nodes.bridge.autograd import autograd_session
+
+        side = self.photo.shape[-1]
         with autograd_session():
-            objective = objective_of(self.losses, self.surrogates)
-            setups = [term.loss.setup for term in objective.terms]
-            self.denoiser = setups[0].model.denoiser
-            if not self.cut:
-                for setup in setups:
-                    setup.use_estimate()
-            side = self.photo.shape[-1]
+            objective = self.objective
             with self.surrogates.on_device(height=side, width=side, low_memory=self.low_memory), self.surrogates.step():
                 leaf = (self.photo + 0.02 * randn(*self.photo.shape, seed=4)).clamp(0.01, 0.99).requires_grad_()
                 seen = Observation(leaf, draws=SeededDraws(5), low_memory=self.low_memory)
@@ -185,7 +195,7 @@ def deep(folder: Path) -> Loaded:
     return loaded
 
 
-@pytest.mark.parametrize(("last", "kept"), [(0, 0), (1, 1), (5, 1), (6, 2), (10, 2)])
+@pytest.mark.parametrize(("last", "kept"), [(0, 0), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((1, 1), (4, 1), (5, 1), (10, 2))), (6, 2)])
 def test_face_blocks_go_with_the_blocks_behind_which_they_run(deep: Loaded, last: int, kept: int) -> None:
     surrogate = surrogate_of(deep)
     run = Run((outputs(surrogate, last),), photo_of(deep))
@@ -352,26 +362,25 @@ def test_a_pass_that_ends_early_holds_nothing_but_what_was_read(wan: Loaded) -> 
                 assert live.live == read.untyped_storage().nbytes()
 
 
-def test_less_memory_is_counted(loaded: Loaded) -> None:
-    """Of weights and of what a step takes beside them."""
+@pytest.mark.parametrize("family", [name if name == "CogVideoX" else pytest.param(name, marks=pytest.mark.slow) for name in FILES])
+def test_less_memory_is_counted(folder: Path, family: str) -> None:
+    """Of weights, and of what a step takes beside them."""
     from stillguard.nodes.bridge.autograd import autograd_session
-    from stillguard.nodes.bridge.memory.room import Room
-    from stillguard.nodes.bridge.protect.loss_spec import objective_of
 
-    surrogate = surrogate_of(loaded)
-    side, needs = SIDES.get(loaded.family.name, 32), []
+    loaded = load(family, folder)
+    side, needs = photo_of(loaded).shape[-1], []
     for cut in (False, True):
-        run = Run((outputs(surrogate, 0),), photo_of(loaded), cut=cut)
+        run = Run((outputs(surrogate_of(loaded), 0),), photo_of(loaded), cut=cut)
         with autograd_session():
-            objective = objective_of(run.losses, run.surrogates)
-            if not cut:
-                objective.terms[0].loss.setup.use_estimate()
-            passes = [one for resident in run.surrogates._residents.values() for one in resident.passes.values() if one.kind == "video"]
-            assert len(passes) == 2
-            needs.append(Room(passes, run.surrogates._weights).need(side, side, low_memory=False))
-    whole, cut = needs
-    assert 0 < cut.weights < whole.weights
-    assert 0 < cut.most < whole.most
+            assert run.objective.terms
+            residents = [one for one in run.surrogates._residents.values() if one.view is run.denoiser]
+            found = [one.footprint(side, side, low_memory=False) for one in residents[0].passes.values()]
+            assert len(found) == 2
+        needs.append((run.surrogates._weights(False), max(one.kept for one in found), max(one.peak for one in found)))
+        assert all(one.peak >= one.kept > 0 for one in found)
+    # The VAE's encoder, which is larger than these models, may make the peak.
+    assert all(less < more for less, more in zip(needs[1][:2], needs[0][:2], strict=True))
+    assert needs[1][2] <= needs[0][2]
 
 
 class Steep(torch.autograd.Function):
@@ -410,9 +419,10 @@ def test_a_gradient_that_overflows_fp16_is_tried_again(half: Loaded, monkeypatch
     losses = (outputs(surrogate_of(half), 0),)
     for cut in (False, True):
         tries: list[Tensor] = []
+        run = Run(losses, photo_of(half), cut=cut)
 
-        def attempt(cut: bool = cut, tries: list[Tensor] = tries) -> tuple[Tensor, list[Tensor]]:
-            tries.append(Run(losses, photo_of(half), cut=cut).gradient())
+        def attempt(run: Run = run, tries: list[Tensor] = tries) -> tuple[Tensor, list[Tensor]]:
+            tries.append(run.gradient())
             return tries[-1], [tries[-1].sum()]
 
         gradient, _ = Scales().repeated(attempt)
@@ -439,6 +449,9 @@ def test_what_does_not_fit_fp16_is_cut_at_the_same_place_in_fp32(half: Loaded, m
             made.append(self._change_name)
 
     monkeypatch.setattr(views, "DifferentiableDenoiser", Noted)
-    protected, _ = Protected(replace(half, model=model)).run(0)
+    runs = Protected(replace(half, model=model))
+    # The user's own, in fp16 too, could make no video.
+    runs.surrogate = surrogate_of(runs.loaded)
+    protected, _ = runs.run(0)
     assert torch.isfinite(protected).all()
     assert made == [(False, 0), (True, 0)]
