@@ -133,8 +133,8 @@ def _asked(
         noisy = denoiser.noised(latents, placed(noise, latents), settings.level)
         told = denoiser.conditioned(prepared.positive, prepared.samples, prepared.mask)
         with progress.watching():
-            _, *features = denoiser.estimate(noisy, settings.level, told, setup.taps)
-    return tuple(noisy.shape), features
+            features = denoiser.read(noisy, settings.level, told, setup.taps)
+    return tuple(noisy.shape), list(features)
 
 
 def _room(setup: VideoSetup, encoders: Sequence[DifferentiableVAE | DifferentiableCLIPVision], seen: Tensor) -> float:
