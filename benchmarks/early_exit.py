@@ -24,10 +24,10 @@ cpu_shim.install()
 sys.path.insert(0, str(comfyui()))
 
 import comfy.cli_args  # noqa: E402
+
+comfy.cli_args.args.cpu = True
+
 import comfy.ops  # noqa: E402
-
-comfy.cli_args.args.cpu = not torch.cuda.is_available()
-
 from real_sizes import HALF, VIDEOS, size_of  # noqa: E402
 from stillguard.engine.compute.memory import META, footprint, weightless  # noqa: E402
 from stillguard.engine.surrogates.denoiser import Tap  # noqa: E402
