@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import weakref
 from collections.abc import Iterator
@@ -182,7 +183,7 @@ def test_attention_of_every_block(loaded: Loaded, low_memory: bool) -> None:
 
 @pytest.fixture
 def deep(folder: Path) -> Loaded:
-    """Wan Animate with twelve blocks, its two over and over, and as many face blocks as core makes of them, each with weights of its own."""
+    """Wan Animate with twelve blocks, its own over and over, and as many face blocks as core makes of them, each with its own weights."""
     import copy
 
     loaded = load("Wan Animate", folder)
@@ -195,7 +196,9 @@ def deep(folder: Path) -> Loaded:
     return loaded
 
 
-@pytest.mark.parametrize(("last", "kept"), [(0, 0), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((1, 1), (4, 1), (5, 1), (10, 2))), (6, 2)])
+@pytest.mark.parametrize(
+    ("last", "kept"), [(0, 0), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((1, 1), (4, 1), (5, 1), (10, 2))), (6, 2)]
+)
 def test_face_blocks_go_with_the_blocks_behind_which_they_run(deep: Loaded, last: int, kept: int) -> None:
     surrogate = surrogate_of(deep)
     run = Run((outputs(surrogate, last),), photo_of(deep))
@@ -243,10 +246,11 @@ def test_a_loss_that_says_nothing_of_what_it_needs_is_found_out(wan: Loaded) -> 
 
 
 def with_lora(model: ModelPatcher) -> ModelPatcher:
-    """On every matrix, those of blocks that go included."""
+    """On every linear layer, those of blocks that go included."""
     patched = model.clone()
-    shapes = {key: weight for key, weight in model.model.state_dict().items() if key.startswith("diffusion_model.") and weight.ndim == 2}
-    patched.add_patches({key: ("diff", (randn(*weight.shape, seed=1) * weight.float().std(),)) for key, weight in shapes.items()}, 0.5)
+    weights = {name: weight for name, weight in model.model.named_parameters() if name.endswith(".weight") and weight.ndim == 2}
+    changes = {name: ("diff", (randn(*weight.shape, seed=1) * weight.float().std(),)) for name, weight in weights.items()}
+    patched.add_patches({name: change for name, change in changes.items() if name.startswith("diffusion_model.")}, 0.5)
     return patched
 
 
@@ -328,11 +332,11 @@ def test_a_run_that_is_cancelled_inside_leaves_nothing(wan: Loaded, low_memory: 
     surrogate = surrogate_of(wan)
     for cancelled in (False, True):
         run = Run((outputs(surrogate, 0),), photo_of(wan), low_memory=low_memory)
-        if cancelled:
-            with mock.patch("comfy.ldm.wan.model.WanAttentionBlock.forward", side_effect=management.InterruptProcessingException):
-                with pytest.raises(management.InterruptProcessingException):
-                    run.gradient()
-        else:
+        with contextlib.ExitStack() as stack:
+            if cancelled:
+                block = "comfy.ldm.wan.model.WanAttentionBlock.forward"
+                stack.enter_context(mock.patch(block, side_effect=management.InterruptProcessingException))
+                stack.enter_context(pytest.raises(management.InterruptProcessingException))
             run.gradient()
         hooks = [part for part in run.denoiser.network.modules() if part._forward_hooks or part._forward_pre_hooks]
         assert not hooks

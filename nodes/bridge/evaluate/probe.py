@@ -98,6 +98,7 @@ def _probed(
     surrogates = Surrogates(in_fp32)
     setup = video_setup(surrogates, surrogate, (settings.level,))
     setup.listen([Tap("output", block) for block in blocks])
+    setup.use_estimate()
     model = cast(DifferentiableVideoModel, setup.model)
     seen = WorkingSize(settings.longest, surrogates.multiple)(photo.to(comfy.model_management.get_torch_device()))
     progress = _Progress(model.denoiser.network, len(blocks), node_id)
@@ -133,8 +134,8 @@ def _asked(
         noisy = denoiser.noised(latents, placed(noise, latents), settings.level)
         told = denoiser.conditioned(prepared.positive, prepared.samples, prepared.mask)
         with progress.watching():
-            features = denoiser.read(noisy, settings.level, told, setup.taps)
-    return tuple(noisy.shape), list(features)
+            _, *features = denoiser.estimate(noisy, settings.level, told, setup.taps)
+    return tuple(noisy.shape), features
 
 
 def _room(setup: VideoSetup, encoders: Sequence[DifferentiableVAE | DifferentiableCLIPVision], seen: Tensor) -> float:
