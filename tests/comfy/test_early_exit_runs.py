@@ -60,12 +60,12 @@ class Protected:
 
 def test_a_kept_copy_stands_for_none_that_is_cut_elsewhere(folder: Path) -> None:
     """After a run with early blocks comes one with all, and back: each has its own copy, and an equal run finds it."""
-    fresh = [Protected(load("Wan", folder)).run(last)[0] for last in (0, 1)]
+    fresh, _ = Protected(load("Wan", folder)).run(0)
     runs = Protected(load("Wan", folder))
     for last, copied in ((0, 1), (0, 0), (1, 1), (0, 1)):
         protected, made = runs.run(last)
         assert made == copied
-        assert torch.equal(protected, fresh[last])
+        assert torch.equal(protected, fresh) == (last == 0)
 
 
 @pytest.fixture
@@ -167,28 +167,24 @@ def half(wan: Loaded, monkeypatch: pytest.MonkeyPatch) -> Loaded:
     return replace(wan, model=model)
 
 
-def test_a_gradient_that_overflows_fp16_is_tried_again(half: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gradient_that_overflows_fp16_is_tried_again(wan: Loaded, half: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     from comfy.ldm.wan.model import WanAttentionBlock
     from stillguard.engine.compute.half import Scales
 
-    forward, found = WanAttentionBlock.forward, []
+    forward = WanAttentionBlock.forward
     monkeypatch.setattr(WanAttentionBlock, "forward", lambda block, x, *args, **kwargs: forward(block, Steep.apply(x), *args, **kwargs))
-    losses = (outputs(surrogate_of(half), 0),)
-    for cut in (False, True):
-        tries: list[Tensor] = []
-        run = Run(losses, photo_of(half), cut=cut)
+    tries: list[Tensor] = []
+    run = Run((outputs(surrogate_of(half), 0),), photo_of(half))
 
-        def attempt(run: Run = run, tries: list[Tensor] = tries) -> tuple[Tensor, list[Tensor]]:
-            tries.append(run.gradient())
-            return tries[-1], [tries[-1].sum()]
+    def attempt() -> tuple[Tensor, list[Tensor]]:
+        tries.append(run.gradient())
+        return tries[-1], [tries[-1].sum()]
 
-        gradient, _ = Scales().repeated(attempt)
-        assert not torch.isfinite(tries[0]).all()
-        found.append((gradient, len(tries)))
-    (expected, often), (gradient, again) = found
-    assert again == often > 1
-    assert torch.isfinite(gradient).all()
-    assert float(torch.cosine_similarity(gradient.flatten(), expected.flatten(), dim=0)) > 0.999
+    gradient, _ = Scales().repeated(attempt)
+    assert len(tries) > 1
+    assert not torch.isfinite(tries[0]).all()
+    expected = Run((outputs(surrogate_of(wan), 0),), photo_of(wan), cut=False).gradient()
+    assert float(torch.cosine_similarity(gradient.flatten(), expected.flatten(), dim=0)) > 0.98
 
 
 def test_what_does_not_fit_fp16_is_cut_at_the_same_place_in_fp32(half: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
