@@ -77,6 +77,9 @@ class LabVideo:
     def noised(self, latents: Tensor, noise: Tensor, level: float) -> Tensor:
         return (1 - level) * latents + level * noise
 
+    def read(self, noisy: Tensor, level: float, conditioning: Features, *, taps: Sequence[Tap]) -> Features:
+        return self.estimate(noisy, level, conditioning, taps=taps)[1:]
+
     def estimate(self, noisy: Tensor, level: float, conditioning: Features, *, taps: Sequence[Tap] = ()) -> Features:
         read: dict[Tap, Tensor] = {}
 

@@ -202,6 +202,7 @@ def video_room(video: Video, length: int) -> room.Room:
     model = denoiser.DifferentiableDenoiser(patcher)
     setup = VideoSetup(video_model.DifferentiableVideoModel(model, conditioner, sampling=video_model.Sampling(), video=None))
     setup.listen([Tap("attention", block) for block in i2vguards_blocks(model.network)])
+    setup.use_estimate()
     encoders = [vae, *([] if clip is None else [clip])]
     turning = [size_of(model.network), sum(size_of(encoder.patcher.model) for encoder in encoders)]
     passes = [vaes.vae_pass(vae), video_model.video_pass(setup, encoders)]

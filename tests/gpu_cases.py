@@ -253,7 +253,7 @@ def animators(folder: Path) -> tuple[dict[str, Any], Any]:
     return nets, pose_animator_from(files["denoising_unet"], files["motion_module"], files["pose_guider"], "fp32")
 
 
-def i2vguard(family: str, **changes: object) -> Callable[..., Tensor]:
+def i2vguard(family: str, *, contrast: float = 1.0, **changes: object) -> Callable[..., Tensor]:
     def run(folder: Path, *, low_memory: bool) -> Tensor:
         from stillguard.nodes.bridge.video.model import Sampling
         from stillguard.nodes.protect.i2vguard import I2VGuard
@@ -261,7 +261,7 @@ def i2vguard(family: str, **changes: object) -> Callable[..., Tensor]:
         loaded = load(family, folder)
         chosen = {name: change() if callable(change) else change for name, change in changes.items()}
         spec = loaded.spec(sampling=Sampling(1, 1.5), **chosen)
-        weights = {"target_weight": 1.0, "contrast_weight": 1.0, "attention_weight": 1.0, "penalty_weight": 10.0}
+        weights = {"target_weight": 1.0, "contrast_weight": contrast, "attention_weight": 1.0, "penalty_weight": 10.0}
         return execute(
             I2VGuard,
             image=photo(),
@@ -563,6 +563,8 @@ CASES: Mapping[str, Case] = {
     "I2VGuard, given video": Case(i2vguard("Wan", video=lambda: photo().repeat(5, 1, 1, 1)), low_memory=True),
     "Anti-I2V's losses": Case(anti_i2v("LTX", "0, 1"), low_memory=True),
     "Anti-I2V, the preset": Case(anti_i2v_preset, low_memory=True),
+    # The model is cut, and the user's own makes the first video.
+    "I2VGuard, early block": Case(i2vguard("Wan", contrast=0.0, blocks=(0,)), low_memory=True),
     "Animate (Pose)": Case(animate_pose),
     "Animate (Face)": Case(animate_face),
     "Disobedience": Case(disobedience),

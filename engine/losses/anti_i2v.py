@@ -71,7 +71,7 @@ class RepresentationCollapse:
 
     def __call__(self, clean: Observation, adversarial: Observation) -> Tensor:
         sizes = self.setup.elsewhere(clean, adversarial, _measured(self.taps, [_size] * len(self.taps)), key=("sizes", id(self)))
-        read = self.setup.tapped(self.setup.estimate(clean, adversarial), self.taps)
+        read = self.setup.inside(clean, adversarial, self.taps)
         shallow, *deep = (_ratio(feature.float(), size) for feature, size in zip(read, sizes, strict=True))
         if self.stop_gradient:
             shallow = shallow.detach()
@@ -109,7 +109,7 @@ class RepresentationAnchor:
     def _blocks(self, clean: Observation, adversarial: Observation) -> Features:
         taps = _measured(self.taps, self._measures(clean, adversarial))
         firsts = self.setup.elsewhere(clean, adversarial, taps, key=("from the anchor", id(self)))
-        read = self.setup.tapped(self.setup.estimate(clean, adversarial), self.taps)
+        read = self.setup.inside(clean, adversarial, self.taps)
         return tuple(map(_ratio, read, firsts))
 
     def _measures(self, clean: Observation, adversarial: Observation) -> list[Measure]:
@@ -141,13 +141,16 @@ class Denoising:
 
     setup: VideoSetup
 
+    def __post_init__(self) -> None:
+        self.setup.use_estimate()
+
     @property
     def surrogates(self) -> tuple[object, ...]:
         return self.setup.surrogates
 
     def __call__(self, clean: Observation, adversarial: Observation) -> Tensor:
         model = self.setup.model
-        estimate = self.setup.estimate(clean, adversarial)[0].float()
+        estimate = self.setup.estimate(clean, adversarial).float()
         error = (estimate - self.setup.prior(clean)) / model.output_scale(self.setup.level(adversarial))
         return _mean_where(error.square(), model.sampled)
 

@@ -35,6 +35,9 @@ class FrozenVideo:
 
     setup: VideoSetup
 
+    def __post_init__(self) -> None:
+        self.setup.use_estimate()
+
     @property
     def surrogates(self) -> tuple[object, ...]:
         return self.setup.surrogates
@@ -43,6 +46,6 @@ class FrozenVideo:
         def still() -> Features:
             return (self.setup.model.still(clean.image).float(),)
 
-        _, (foreseen, *_) = self.setup.estimates(clean, adversarial)
+        _, foreseen = self.setup.estimates(clean, adversarial)
         (wanted,) = clean.features(self.setup.model.conditioner, ("still", id(self.setup.model)), still)
         return F.mse_loss(foreseen.float(), wanted)

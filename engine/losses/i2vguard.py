@@ -46,12 +46,15 @@ class ContrastiveFrames:
     target: Tensor
     reach: float = 2.0
 
+    def __post_init__(self) -> None:
+        self.setup.use_estimate()
+
     @property
     def surrogates(self) -> tuple[object, ...]:
         return self.setup.surrogates
 
     def __call__(self, clean: Observation, adversarial: Observation) -> Tensor:
-        (before, *_), (after, *_) = self.setup.estimates(clean, adversarial)
+        before, after = self.setup.estimates(clean, adversarial)
         prior, target = self.setup.prior(clean), self._target(clean)
         near = self.reach * F.mse_loss(before.float(), prior)
         toward, away = F.mse_loss(after.float(), target), F.mse_loss(after.float(), prior)
@@ -83,7 +86,7 @@ class TemporalAttention:
         return self.setup.surrogates
 
     def __call__(self, clean: Observation, adversarial: Observation) -> Tensor:
-        before, after = (self.setup.tapped(features, self.taps) for features in self.setup.estimates(clean, adversarial))
+        before, after = self.setup.insides(clean, adversarial, self.taps)
         return torch.stack([F.mse_loss(a.float(), b.float()) for a, b in zip(after, before, strict=True)]).mean()
 
 

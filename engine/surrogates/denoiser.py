@@ -106,6 +106,10 @@ class VideoModel(Denoiser, Protocol):
         """The estimate of the clean latents, fp32 and shaped like `noisy`, then each tap."""
         ...
 
+    def read(self, noisy: Tensor, level: float, conditioning: Features, /, *, taps: Sequence[Tap]) -> Features:
+        """These taps alone, one or more: the same numbers and gradients, for which no block behind the last of them has to run."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class PictureSetup:
@@ -152,6 +156,7 @@ class VideoSetup:
     _taps: list[Tap] = field(default_factory=list, repr=False)
     _lasting: set[Tap] = field(default_factory=set, repr=False)
     _measured: list[tuple[Sequence[Tap], WeakMethod[Measuring]]] = field(default_factory=list, repr=False)
+    _uses: set[Literal["estimate"]] = field(default_factory=set, repr=False)
 
     @property
     def surrogates(self) -> tuple[object, ...]:
@@ -180,9 +185,14 @@ class VideoSetup:
         # What is read of both pictures comes first, so that places are the same in both.
         self._taps[:] = [*sorted(self._lasting), *sorted({*self._taps, *taps} - self._lasting)]
 
-    def tapped(self, features: Features, taps: Sequence[Tap]) -> Features:
-        """Of what `estimates` gives for one picture, these taps."""
-        return tuple(features[1 + self._taps.index(tap)] for tap in taps)
+    def use_estimate(self) -> None:
+        """Have the model run to its end, before the first look: where all losses only listen, it stops at the last block that is read."""
+        self._uses.add("estimate")
+
+    @property
+    def only_inside(self) -> bool:
+        """Whether taps are all that losses want."""
+        return bool(self._taps) and not self._uses
 
     def prior(self, clean: Observation) -> Tensor:
         """X_0, made once for each clean picture."""
@@ -195,25 +205,53 @@ class VideoSetup:
     def _index(self, adversarial: Observation) -> int:
         return adversarial.draws.integer("video", len(self.levels))
 
-    def estimates(self, clean: Observation, adversarial: Observation) -> tuple[Features, Features]:
-        """Of the clean and of the adversarial picture, from the same X_t. The clean one's has but the taps that are listened to in both."""
-        return self._estimate(clean, clean, adversarial, self.lasting_taps), self.estimate(clean, adversarial)
+    def estimates(self, clean: Observation, adversarial: Observation) -> tuple[Tensor, Tensor]:
+        """Of the clean and of the adversarial picture, from the same X_t. Raises RuntimeError as `estimate` does."""
+        self._check_estimate()
+        before, *_ = self._seen(clean, clean, adversarial, self.lasting_taps)
+        return before, self.estimate(clean, adversarial)
 
-    def estimate(self, clean: Observation, adversarial: Observation) -> Features:
-        """Of the adversarial picture alone, from the noised video of the clean one."""
+    def estimate(self, clean: Observation, adversarial: Observation) -> Tensor:
+        """Of the adversarial picture alone, from the noised video of the clean one.
+
+        Raises RuntimeError where other losses listen and none has said that it uses this.
+        """
+        self._check_estimate()
+        return self._seen(adversarial, clean, adversarial, self._compared(clean, adversarial))[0]
+
+    def insides(self, clean: Observation, adversarial: Observation, taps: Sequence[Tap]) -> tuple[Features, Features]:
+        """These taps of the clean and of the adversarial picture, from the same X_t; of the clean one those that are lasting."""
+        before = self._tapped(self._seen(clean, clean, adversarial, self.lasting_taps), taps)
+        return before, self.inside(clean, adversarial, taps)
+
+    def inside(self, clean: Observation, adversarial: Observation, taps: Sequence[Tap]) -> Features:
+        """These taps of the adversarial picture alone."""
+        return self._tapped(self._seen(adversarial, clean, adversarial, self._compared(clean, adversarial)), taps)
+
+    def _check_estimate(self) -> None:
+        if self.only_inside:
+            raise RuntimeError("A loss uses the estimate and has not said so (use_estimate), while others stop the model before its end.")
+
+    def _compared(self, clean: Observation, adversarial: Observation) -> list[Tap]:
+        """All taps, with the measures of this look."""
         measures: dict[Tap, Measure] = {}
         for taps, method in self._measured:
             measured = method()
             if measured is not None:
                 measures |= zip(taps, measured(clean, adversarial), strict=True)
-        return self._estimate(adversarial, clean, adversarial, [replace(tap, measure=measures.get(tap)) for tap in self._taps])
+        return [replace(tap, measure=measures.get(tap)) for tap in self._taps]
 
-    def _estimate(self, seen: Observation, clean: Observation, adversarial: Observation, taps: Sequence[Tap]) -> Features:
+    def _tapped(self, features: Features, taps: Sequence[Tap]) -> Features:
+        first = 0 if self.only_inside else 1
+        return tuple(features[first + self._taps.index(tap)] for tap in taps)
+
+    def _seen(self, seen: Observation, clean: Observation, adversarial: Observation, taps: Sequence[Tap]) -> Features:
+        """The estimate where it is used, then the taps."""
         index = self._index(adversarial)
         noisy, level, told = self.start(clean, adversarial, index), self.levels[index], self._told(seen)
 
         def ask() -> Features:
-            return self.model.estimate(noisy, level, told, taps=taps)
+            return (self.model.read if self.only_inside else self.model.estimate)(noisy, level, told, taps=taps)
 
         return seen.features(self.model, ("estimate", id(self), index), ask, lasting=not self.fresh)
 
@@ -230,10 +268,10 @@ class VideoSetup:
         picture: Callable[[], Tensor] | None = None,
         lasting: bool = True,
     ) -> Features:
-        """These taps, from the same X_t, where the model is told of the clean picture or of another one [1,3,H,W]. Without gradient.
+        """These taps, from the same X_t, where the model is told of the clean picture or of another one [1,3,H,W].
 
-        key: whose. lasting: kept for each level of fixed noise, else for this look. Ask before `estimate`, so that with low memory the
-        adversarial picture's graph need not make room.
+        Without gradient, and no further than these taps. key: whose. lasting: kept for each level of fixed noise, else for this look. Ask
+        before `inside`, so that with low memory the adversarial picture's graph need not make room.
         """
         index = self._index(adversarial)
         noisy, level = self.start(clean, adversarial, index), self.levels[index]
@@ -243,7 +281,7 @@ class VideoSetup:
             told = clean.features(self.model.conditioner, ("conditioning", id(self.model), key), lambda: self.model.condition(picture()))
 
         def ask() -> Features:
-            return self.model.estimate(noisy, level, told, taps=taps)[1:]
+            return self.model.read(noisy, level, told, taps=taps)
 
         return clean.features(self.model, ("elsewhere", id(self), key, index), ask, lasting=lasting and not self.fresh)
 

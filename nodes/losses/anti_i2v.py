@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from comfy_api.latest import io
 from torch import Tensor
 
 from ...engine.losses import anti_i2v
-from ...engine.surrogates.denoiser import FIRST_STEPS, TIMESTEPS, WHOLE
+from ...engine.surrogates.denoiser import FIRST_STEPS, TIMESTEPS, WHOLE, Tap
 from ..bridge.protect.loss_spec import LossSpec
 from ..bridge.surrogates.checks import blocks_by_hand
+from ..bridge.surrogates.early_exit import Reads, reads
 from ..bridge.surrogates.run_surrogates import Surrogates
 from ..bridge.surrogates.taps import tapped_blocks
 from ..bridge.surrogates.vae import staged_vae_view
@@ -47,7 +49,7 @@ def representation_collapse(
         setup = video_setup(surrogates, surrogate, TIMESTEPS[timesteps], looked_into=True)
         return anti_i2v.RepresentationCollapse(setup, shallow, tuple(deep), stop_gradient)
 
-    return LossSpec("Representation Collapse", -weight, make, scaled=scaled)
+    return LossSpec("Representation Collapse", -weight, make, scaled=scaled, reads=_reads(surrogate, (shallow, *deep)))
 
 
 def representation_anchor(
@@ -71,14 +73,14 @@ def representation_anchor(
         stages = None if vae is None else staged_vae_view(surrogates, vae)
         return anti_i2v.RepresentationAnchor(setup, blocks, stages, None if picture is None else picture_of(picture))
 
-    return LossSpec("Representation Anchor", -weight, make, scaled=scaled)
+    return LossSpec("Representation Anchor", -weight, make, scaled=scaled, reads=_reads(surrogate, blocks))
 
 
 def denoising(weight: float, surrogate: VideoSurrogate, *, timesteps: str = WHOLE, scaled: bool = True) -> LossSpec:
     def make(surrogates: Surrogates) -> anti_i2v.Denoising:
         return anti_i2v.Denoising(video_setup(surrogates, surrogate, TIMESTEPS[timesteps]))
 
-    return LossSpec("Denoising (Video)", weight, make, scaled=scaled)
+    return LossSpec("Denoising (Video)", weight, make, scaled=scaled, reads=Reads(surrogate.model))
 
 
 def velocity_min(weight: float, surrogate: VideoSurrogate, *, kind: str = MIN, scaled: bool = True) -> LossSpec:
@@ -88,11 +90,16 @@ def velocity_min(weight: float, surrogate: VideoSurrogate, *, kind: str = MIN, s
     def make(surrogates: Surrogates) -> anti_i2v.VelocityMin:
         return anti_i2v.VelocityMin(video_setup(surrogates, surrogate, FIRST_STEPS, fresh=True), form)
 
-    return LossSpec("Velocity-Min" if kind == MIN else "Drift", weight if maximised else -weight, make, scaled=scaled)
+    name, signed = "Velocity-Min" if kind == MIN else "Drift", weight if maximised else -weight
+    return LossSpec(name, signed, make, scaled=scaled, reads=Reads(surrogate.model))
 
 
 def _count(surrogate: VideoSurrogate) -> int:
     return len(tapped_blocks(surrogate.model.model.diffusion_model, "output"))
+
+
+def _reads(surrogate: VideoSurrogate, blocks: Sequence[int]) -> Reads:
+    return reads(surrogate.model, [Tap("output", block) for block in blocks])
 
 
 def _collapsing(surrogate: VideoSurrogate, text: str) -> tuple[int, ...]:

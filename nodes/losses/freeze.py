@@ -13,6 +13,7 @@ from ...engine.losses.posed import PosedClip
 from ...engine.surrogates.denoiser import TIMESTEPS, WHOLE
 from ..bridge.protect.loss_spec import LossSpec
 from ..bridge.surrogates.animators import LoadedPoseAnimator, LoadedReferenceNet, animator_view, check_pair
+from ..bridge.surrogates.early_exit import Reads
 from ..bridge.surrogates.reference import ReferenceSockets
 from ..bridge.surrogates.run_surrogates import Surrogates
 from ..bridge.video.model import VideoSurrogate, video_setup
@@ -54,7 +55,7 @@ def frozen_video(weight: float, surrogate: VideoSurrogate, *, scaled: bool = Tru
     def make(surrogates: Surrogates) -> FrozenVideo:
         return FrozenVideo(video_setup(surrogates, surrogate, TIMESTEPS[timesteps]))
 
-    return LossSpec("Freeze (Video)", -weight, make, scaled=scaled)
+    return LossSpec("Freeze (Video)", -weight, make, scaled=scaled, reads=Reads(surrogate.model))
 
 
 class FreezePoseLoss(io.ComfyNode):

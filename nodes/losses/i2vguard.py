@@ -9,8 +9,9 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...engine.losses import i2vguard
-from ...engine.surrogates.denoiser import TIMESTEPS, WHOLE
+from ...engine.surrogates.denoiser import TIMESTEPS, WHOLE, Tap
 from ..bridge.protect.loss_spec import LossSpec
+from ..bridge.surrogates.early_exit import Reads, reads
 from ..bridge.surrogates.run_surrogates import Surrogates
 from ..bridge.surrogates.vae import vae_view
 from ..bridge.video.model import VideoSurrogate, video_setup
@@ -47,14 +48,15 @@ def contrastive_frames(
         setup = video_setup(surrogates, surrogate, TIMESTEPS[timesteps])
         return i2vguard.ContrastiveFrames(setup, _picture(target), reach)
 
-    return LossSpec("Contrastive Frames", -weight, make, scaled=scaled)
+    return LossSpec("Contrastive Frames", -weight, make, scaled=scaled, reads=Reads(surrogate.model))
 
 
 def temporal_attention(weight: float, surrogate: VideoSurrogate, *, scaled: bool = True, timesteps: str = WHOLE) -> LossSpec:
     def make(surrogates: Surrogates) -> i2vguard.TemporalAttention:
         return i2vguard.TemporalAttention(video_setup(surrogates, surrogate, TIMESTEPS[timesteps]), surrogate.blocks)
 
-    return LossSpec("Temporal Attention", weight, make, scaled=scaled)
+    read = reads(surrogate.model, [Tap("attention", block) for block in surrogate.blocks])
+    return LossSpec("Temporal Attention", weight, make, scaled=scaled, reads=read)
 
 
 def l2_penalty(weight: float) -> LossSpec:

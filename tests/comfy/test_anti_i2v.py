@@ -313,6 +313,8 @@ def test_what_is_read_inside_is_counted(folder: Path) -> None:
     with autograd_session():
         surrogates = Surrogates()
         loss = representation_anchor(1.0, loaded.spec(side=side), loaded.vae, None).make(surrogates)
+        # As another loss does, so that the model runs to its end in both passes.
+        loss.setup.use_estimate()
         view = loss.setup.model
         resident = surrogates.get(id(loaded.model), lambda in_fp32: pytest.fail("made before"))
         kept, inside = resident.passes.values()

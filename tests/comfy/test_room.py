@@ -47,6 +47,7 @@ def test_video_models_take_what_was_counted(folder: Path, family: str) -> None:
         setup = video_setup(surrogates, spec)
         view = setup.model
         setup.listen([Tap("attention", block) for block in spec.blocks])
+        setup.use_estimate()
         encoders = [vae_view(surrogates, loaded.vae)]
         encoders += [] if loaded.clip_vision is None else [clip_vision_view(surrogates, loaded.clip_vision)]
         picture = randn(1, 3, SIDE, SIDE, seed=0).sigmoid()

@@ -86,6 +86,9 @@ class SmallTransformer:
         read = [tap.read(maps[tap.block] if tap.kind == "map" else maps[tap.block].flatten(1, 3)) for tap in taps]
         return (noisy - level * velocity, *read)
 
+    def read(self, noisy: Tensor, level: float, conditioning: Features, *, taps: Sequence[Tap]) -> Features:
+        return self.estimate(noisy, level, conditioning, taps=taps)[1:]
+
 
 @pytest.fixture
 def clean(astronaut: Tensor) -> Tensor:

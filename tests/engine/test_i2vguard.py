@@ -50,6 +50,9 @@ class SmallVideoModel:
         maps = scores.softmax(dim=-1)
         return torch.einsum("bfg,bcghw->bcfhw", maps, mixed) * (1 - level), *(maps for _ in taps)
 
+    def read(self, noisy: Tensor, level: float, conditioning: Features, *, taps: Sequence[Tap]) -> Features:
+        return self.estimate(noisy, level, conditioning, taps=taps)[1:]
+
 
 @pytest.fixture
 def clean(astronaut: Tensor) -> Tensor:

@@ -98,6 +98,7 @@ def _probed(
     surrogates = Surrogates(in_fp32)
     setup = video_setup(surrogates, surrogate, (settings.level,))
     setup.listen([Tap("output", block) for block in blocks])
+    setup.use_estimate()
     model = cast(DifferentiableVideoModel, setup.model)
     seen = WorkingSize(settings.longest, surrogates.multiple)(photo.to(comfy.model_management.get_torch_device()))
     progress = _Progress(model.denoiser.network, len(blocks), node_id)

@@ -34,6 +34,37 @@ def whole(patchers: Sequence[ModelPatcher], *, room: float) -> Iterator[None]:
             _take_away(patchers)
 
 
+class Place:
+    """A run's networks on their device, which something else may have for a while."""
+
+    def __init__(self) -> None:
+        self._taken: tuple[Sequence[ModelPatcher], float] | None = None
+
+    @contextlib.contextmanager
+    def taken(self, patchers: Sequence[ModelPatcher], *, room: float) -> Iterator[None]:
+        """See `whole`."""
+        with whole(patchers, room=room):
+            self._taken = patchers, room
+            try:
+                yield
+            finally:
+                self._taken = None
+
+    @contextlib.contextmanager
+    def lent(self, patcher: ModelPatcher) -> Iterator[None]:
+        """While it lasts, the networks are away and core loads this one as it does for any node. It is taken away before they come back.
+
+        Nothing comes back where that did not end well.
+        """
+        patchers, room = self._taken or ((), 0.0)
+        # Here, and not as core would under inference mode: graphs that exist by now keep these weights.
+        _take_away(patchers)
+        with torch.inference_mode():
+            yield
+            _take_away([patcher])
+        bring(patchers, room=room)
+
+
 def bring(patchers: Sequence[ModelPatcher], *, room: float = 0) -> None:
     """See `whole`. Raises RuntimeError where a weight stays elsewhere."""
     comfy.model_management.load_models_gpu(list(patchers), memory_required=room, force_full_load=True)
@@ -51,7 +82,9 @@ def is_whole(patcher: ModelPatcher) -> bool:
 
 
 def _take_away(patchers: Sequence[ModelPatcher]) -> None:
+    models = [patcher.model for patcher in patchers]
     for loaded in list(comfy.model_management.current_loaded_models):
-        if any(loaded.model is patcher for patcher in patchers) and loaded.device != torch.device("cpu"):
+        # Core may hold it under another patcher, such as one with a LoRA.
+        if any(loaded.model.model is model for model in models) and loaded.device != torch.device("cpu"):
             loaded.model_unload()
             comfy.model_management.current_loaded_models.remove(loaded)

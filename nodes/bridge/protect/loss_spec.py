@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 
 from ....engine.objective import Loss, Objective, Term
+from ..surrogates.early_exit import Reads, last_blocks
 from ..surrogates.run_surrogates import Surrogates
 
 
@@ -16,6 +17,7 @@ class LossSpec:
     weight: signed, positive is maximised. make: the engine's loss over differentiable views of the sockets that it was made with; called
     once for each run, and not at all without a weight. drives: False for a penalty, which can only hold a picture back. one_photo: why the
     loss belongs to one photo, so that a batch cannot share it, such as "the frame loss has the pose of one". scaled: see engine's Term.
+    reads: how much of a denoiser's model it needs, where it asks one: where all losses read early blocks only, the rest is left out.
     """
 
     name: str
@@ -24,6 +26,7 @@ class LossSpec:
     drives: bool = True
     one_photo: str | None = None
     scaled: bool = False
+    reads: Reads | None = None
 
 
 Losses = tuple[LossSpec, ...]
@@ -39,6 +42,11 @@ def check_losses(losses: Losses, *, photos: int) -> None:
     for spec in losses:
         if photos > 1 and spec.weight and spec.one_photo is not None:
             raise ValueError(f"There are {photos} photos, and {spec.one_photo}: protect them one by one, or set its weight to 0.")
+
+
+def surrogates_of(losses: Losses, in_fp32: Collection[Hashable] = ()) -> Surrogates:
+    """For a run of these losses, of which no model has more than they need. in_fp32: see Surrogates."""
+    return Surrogates(in_fp32, last_blocks(spec.reads for spec in losses if spec.weight and spec.reads is not None))
 
 
 def objective_of(losses: Losses, surrogates: Surrogates) -> Objective:

@@ -30,7 +30,7 @@ from ..evaluate.visibility import measure_change
 from ..model_files import find_file
 from ..progress import RUN_IN_FP32, Progress
 from ..surrogates.run_surrogates import Surrogates
-from .loss_spec import Losses, check_losses, objective_of
+from .loss_spec import Losses, check_losses, objective_of, surrogates_of
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def _protect_rest(
     A function of its own, whose end frees its copies: after a failure in fp16 they must be gone before those in fp32 are made.
     """
     device, out = comfy.model_management.get_torch_device(), comfy.model_management.intermediate_device()
-    surrogates = Surrogates(in_fp32)
+    surrogates = surrogates_of(losses, in_fp32)
     objective = objective_of(losses, surrogates)
     # Which makes known what networks it has.
     settings.space.make(surrogates, 0)

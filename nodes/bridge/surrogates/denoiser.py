@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,9 +19,12 @@ from ....engine.surrogates.denoiser import Tap
 from ..autograd import ordinary
 from ..memory.copies import independent_copy, keep
 from ..memory.precision import cast_denoiser
+from .early_exit import cut_after, last_block, run_until
 from .resident import Resident
 from .run_surrogates import Surrogates
-from .taps import Recorder, recomputable, recomputed
+from .taps import Recorder, recomputable, recomputed, tapped_blocks
+
+log = logging.getLogger("stillguard")
 
 Conditioning = list[list[Any]]
 """What a CONDITIONING socket carries."""
@@ -47,20 +51,32 @@ class Conditioned:
 
 
 class DifferentiableDenoiser:
-    """An independent copy of a MODEL: the engine's Denoiser. in_fp32: in fp32."""
+    """An independent copy of a MODEL: the engine's Denoiser. in_fp32: in fp32. last: of its blocks, behind which it is cut; None: whole."""
 
-    def __init__(self, model: ModelPatcher, *, in_fp32: bool = False) -> None:
-        self._source, self._in_fp32 = model, in_fp32
-        self.patcher = independent_copy(model, change_name=in_fp32, change=self._cast)
+    def __init__(self, model: ModelPatcher, *, in_fp32: bool = False, last: int | None = None) -> None:
+        self.source, self.last = model, last
+        self._in_fp32 = in_fp32
+        self.patcher = independent_copy(model, change_name=self._change_name, change=self._change)
         self.checkpointing = False
         self._sigmas: dict[float, float] = {}
 
-    def _cast(self, copied: ModelPatcher) -> None:
+    @property
+    def _change_name(self) -> tuple[bool, int | None]:
+        return self._in_fp32, self.last
+
+    def _change(self, copied: ModelPatcher) -> None:
         cast_denoiser(copied.model, copied.load_device, in_fp32=self._in_fp32)
+        if self.last is not None:
+            network = copied.model.diffusion_model
+            count = len(tapped_blocks(network, "output"))
+            cut_after(network, self.last)
+            # Core keeps the size that it has seen.
+            copied.size = 0
+            log.info("The losses read no further than block %d of the model's %d, and the others are left out.", self.last, count)
 
     def keep(self) -> None:
         """Leave the copy for the next run."""
-        keep(self._source, self._in_fp32, self.patcher)
+        keep(self.source, self._change_name, self.patcher)
 
     @property
     def model(self) -> Any:
@@ -133,36 +149,61 @@ class DifferentiableDenoiser:
         return Conditioned(varying, {name: value for name, value in everything.items() if name not in varying}, mask)
 
     def estimate(self, noisy: Tensor, level: float, told: Conditioned, taps: Sequence[Tap] = ()) -> Features:
-        """The estimate of the clean latents, fp32 and shaped like `noisy`, then the taps."""
+        """The estimate of the clean latents, fp32 and shaped like `noisy`, then the taps. Raises RuntimeError where the copy is cut."""
+        if self.last is not None:
+            raise RuntimeError(f"The model was cut behind block {self.last}, and a loss uses its estimate: state that in its LossSpec.")
 
-        def ask(noisy: Tensor, *varying: Tensor) -> Features:
-            return self._estimate(noisy, level, replace(told, varying=dict(zip(told.varying, varying, strict=True))), taps)
+        def ask(told: Conditioned, noisy: Tensor) -> Features:
+            found: list[Tensor] = []
+            read = self._run(noisy, level, told, taps, lambda run: found.append(run()))
+            (estimate,) = found
+            if told.mask is not None and (latents := told.varying.get("latent_image")) is not None:
+                estimate = estimate * told.mask + latents * (1 - told.mask)
+            return (estimate.float(), *read)
+
+        return self._asked(ask, noisy, told)
+
+    def read(self, noisy: Tensor, level: float, told: Conditioned, taps: Sequence[Tap]) -> Features:
+        """The taps alone, one or more: nothing runs that is behind the last of them. Raises RuntimeError where the copy lacks its block."""
+        last = last_block(self.network, taps)
+        if self.last is not None and last > self.last:
+            raise RuntimeError(f"The model was cut behind block {self.last}, and a loss reads block {last}: state that in its LossSpec.")
+
+        def ask(told: Conditioned, noisy: Tensor) -> Features:
+            return tuple(self._run(noisy, level, told, taps, lambda run: run_until(self.network, last, run)))
+
+        return self._asked(ask, noisy, told)
+
+    def _asked(self, ask: Callable[[Conditioned, Tensor], Features], noisy: Tensor, told: Conditioned) -> Features:
+        def run(noisy: Tensor, *varying: Tensor) -> Features:
+            return ask(replace(told, varying=dict(zip(told.varying, varying, strict=True))), noisy)
 
         if self.model.get_dtype_inference() != torch.float16:
-            return ask(noisy, *told.varying.values())
-        return with_scaled_gradient(ask, noisy, *told.varying.values(), network=self)
+            return run(noisy, *told.varying.values())
+        return with_scaled_gradient(run, noisy, *told.varying.values(), network=self)
 
-    def _estimate(self, noisy: Tensor, level: float, told: Conditioned, taps: Sequence[Tap]) -> Features:
-        given, mask, sigma = {**told.fixed, **told.varying}, told.mask, self.sigma(level, noisy)
+    def _run(
+        self, noisy: Tensor, level: float, told: Conditioned, taps: Sequence[Tap], call: Callable[[Callable[[], Tensor]], None]
+    ) -> list[Tensor]:
+        """What the taps read while `call` calls the model."""
+        given, sigma = {**told.fixed, **told.varying}, self.sigma(level, noisy)
         latents = given.pop("latent_image", None)
-        if mask is not None and latents is not None:
+        if told.mask is not None and latents is not None:
             kept = self.model.scale_latent_inpaint(x=noisy, sigma=sigma, noise=torch.zeros_like(noisy), latent_image=latents)
-            noisy = noisy * mask + kept * (1 - mask)
+            noisy = noisy * told.mask + kept * (1 - told.mask)
         recorder = Recorder(self.network, taps, noisy.shape)
         options = {**self.patcher.model_options.get("transformer_options", {}), "optimized_attention_override": recorder.attend}
         options |= {"sigmas": sigma, "cond_or_uncond": [0]}
         with recorder.listening(), recomputed(recomputable(self.network, taps) if self.checkpointing else ()):
-            estimate = self.model.apply_model(noisy, sigma, transformer_options=options, **given)
-        if mask is not None and latents is not None:
-            estimate = estimate * mask + latents * (1 - mask)
-        return (estimate.float(), *recorder.take())
+            call(lambda: self.model.apply_model(noisy, sigma, transformer_options=options, **given))
+        return recorder.take()
 
 
 def denoiser_resident(surrogates: Surrogates, model: ModelPatcher, name: str = "The diffusion model") -> Resident[DifferentiableDenoiser]:
-    """The model of a socket, one copy however many surrogate nodes it is connected to."""
+    """The model of a socket, one copy however many surrogate nodes it is connected to; no more of it than the run's losses read."""
 
     def make(in_fp32: bool) -> Resident[DifferentiableDenoiser]:
-        view = DifferentiableDenoiser(model, in_fp32=in_fp32)
+        view = DifferentiableDenoiser(model, in_fp32=in_fp32, last=surrogates.last_block(id(model)))
         return Resident(name, view, view.patcher, network=view.network, checkpointed=view, in_place=True, keep=view.keep)
 
     return surrogates.get(id(model), make)

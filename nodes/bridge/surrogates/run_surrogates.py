@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import comfy.model_management
 
 from ....engine.compute.saved import in_place_allowed
 from ....engine.residency import on_device_together
-from ..memory.devices import whole
+from ..memory.devices import Place
 from ..memory.room import Room, Warn, checkpointing
 from .resident import Resident
 from .turns import takes_turns, taking_turns, who_takes_turns
@@ -24,10 +24,14 @@ Value = TypeVar("Value")
 
 
 class Surrogates:
-    """in_fp32: keys of residents, as `key_of` gave them in an earlier run, whose networks are run in fp32."""
+    """in_fp32: keys of residents, as `key_of` gave them in an earlier run, whose networks are run in fp32.
 
-    def __init__(self, in_fp32: Collection[Hashable] = ()) -> None:
-        self._in_fp32 = in_fp32
+    last_blocks: by keys too, of networks that no loss of the run needs whole the last block that one reads.
+    """
+
+    def __init__(self, in_fp32: Collection[Hashable] = (), last_blocks: Mapping[Hashable, int] | None = None) -> None:
+        self._in_fp32, self._last_blocks = in_fp32, last_blocks or {}
+        self.place = Place()
         self._residents: dict[Hashable, Resident[Any]] = {}
         self._derived: dict[Hashable, object] = {}
 
@@ -39,6 +43,10 @@ class Surrogates:
         if key not in self._residents:
             self._residents[key] = make(key in self._in_fp32)
         return cast("Resident[View]", self._residents[key])
+
+    def last_block(self, key: Hashable) -> int | None:
+        """Behind which the network of that resident is cut; None: it is whole."""
+        return self._last_blocks.get(key)
 
     def once(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """What is made of residents, such as a view of one in tiles: one for each key."""
@@ -81,7 +89,7 @@ class Surrogates:
             activations += on_device_together(_sizes_by_turn(alone, together))
         staying = [resident.patcher for resident in residents if resident not in (*alone, *together)]
         with contextlib.ExitStack() as stack:
-            stack.enter_context(whole(staying, room=activations))
+            stack.enter_context(self.place.taken(staying, room=activations))
             for resident in residents:
                 stack.enter_context(checkpointing(resident.checkpointed, low_memory))
             if turns:

@@ -55,9 +55,14 @@ def tapped_blocks(network: nn.Module, kind: Literal["attention", "output", "map"
     raise ValueError("This model's blocks cannot be found: leave out the losses that look into it, such as Temporal Attention.")
 
 
+def block_lists(network: nn.Module) -> tuple[str, ...]:
+    """Names of the lists in which core keeps a transformer's blocks, in the order in which they run; none where it keeps them elsewhere."""
+    found = (tuple(name for name in names if len(getattr(network, name, ()))) for names in _STREAMS)
+    return next((names for names in found if names), ())
+
+
 def _streamed(network: nn.Module) -> list[nn.Module]:
-    """Blocks of a transformer; none where core keeps them elsewhere."""
-    return next((found for names in _STREAMS if (found := [block for name in names for block in getattr(network, name, ())])), [])
+    return [block for name in block_lists(network) for block in getattr(network, name)]
 
 
 def i2vguards_blocks(network: nn.Module) -> tuple[int, ...]:

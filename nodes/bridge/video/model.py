@@ -22,13 +22,15 @@ from ....engine.compute.memory import META
 from ....engine.losses.anti_i2v import squared_distance
 from ....engine.observation import Features, Observation
 from ....engine.surrogates.denoiser import Tap, VideoSetup
+from ..autograd import ordinary
+from ..memory.devices import Place
 from ..memory.room import Pass
 from ..surrogates.clip_vision import DifferentiableCLIPVision, clip_vision_view
 from ..surrogates.denoiser import Conditioned, Conditioning, DifferentiableDenoiser, denoiser_resident
 from ..surrogates.run_surrogates import Surrogates
 from ..surrogates.vae import DifferentiableVAE, vae_view
 from .conditioner import Conditioner, VideoSize
-from .families import Family
+from .families import Family, Prepared
 from .stand_ins import StandInCLIPVision, StandInVAE
 
 _OWN = "stillguard"
@@ -84,7 +86,8 @@ def video_setup(
     def model() -> DifferentiableVideoModel:
         seen = None if clip is None else StandInCLIPVision(clip)
         conditioner = Conditioner(surrogate.family, StandInVAE(vae), seen, surrogate.positive, surrogate.negative, surrogate.size)
-        return DifferentiableVideoModel(resident.view, conditioner, sampling=surrogate.sampling, video=surrogate.video)
+        sampling, video = surrogate.sampling, surrogate.video
+        return DifferentiableVideoModel(resident.view, conditioner, sampling=sampling, video=video, place=surrogates.place)
 
     def setup() -> VideoSetup:
         return VideoSetup(surrogates.once(id(surrogate), model), levels, fresh=fresh)
@@ -104,9 +107,17 @@ class DifferentiableVideoModel:
     video: IMAGE [F,H,W,3] that takes the place of the prior sampled from the model.
     """
 
-    def __init__(self, denoiser: DifferentiableDenoiser, conditioner: Conditioner, *, sampling: Sampling, video: Tensor | None) -> None:
+    def __init__(
+        self,
+        denoiser: DifferentiableDenoiser,
+        conditioner: Conditioner,
+        *,
+        sampling: Sampling,
+        video: Tensor | None,
+        place: Place | None = None,
+    ) -> None:
         self.denoiser, self.conditioner = denoiser, conditioner
-        self._sampling, self._video = sampling, video
+        self._sampling, self._video, self._place = sampling, video, place or Place()
         self._told: Conditioned | None = None
 
     @property
@@ -123,25 +134,33 @@ class DifferentiableVideoModel:
     def prior(self, image: Tensor) -> Tensor:
         if self._video is not None:
             return self.denoiser.scaled(self.conditioner.video(self._video, image))
-        prepared, chosen, patcher = self.conditioner.prepare(image), self._sampling, self.denoiser.patcher
-        noise = comfy.sample.prepare_noise(prepared.samples, chosen.seed)
-        with _nothing_loaded(patcher):
-            latents = comfy.sample.sample(
-                patcher,
-                noise,
-                chosen.steps,
-                chosen.cfg,
-                chosen.sampler,
-                chosen.scheduler,
-                prepared.positive,
-                prepared.negative,
-                prepared.samples,
-                noise_mask=prepared.mask,
-                callback=_watched(patcher, chosen.steps),
-                disable_pbar=True,
-                seed=chosen.seed,
-            )
-        return self.denoiser.scaled(latents)
+        prepared, own = self.conditioner.prepare(image), self.denoiser.source
+        if self.denoiser.last is None:
+            with _nothing_loaded(self.denoiser.patcher):
+                return self.denoiser.scaled(self._sample(self.denoiser.patcher, prepared))
+        # The copy is no whole model: the user's own makes the video, as it would for any other node.
+        with self._place.lent(own):
+            latents = self._sample(own, prepared)
+        return self.denoiser.scaled(ordinary(latents))
+
+    def _sample(self, patcher: ModelPatcher, prepared: Prepared) -> Tensor:
+        chosen, noise = self._sampling, comfy.sample.prepare_noise(prepared.samples, self._sampling.seed)
+        latents: Tensor = comfy.sample.sample(
+            patcher,
+            noise,
+            chosen.steps,
+            chosen.cfg,
+            chosen.sampler,
+            chosen.scheduler,
+            prepared.positive,
+            prepared.negative,
+            prepared.samples,
+            noise_mask=prepared.mask,
+            callback=_watched(patcher, chosen.steps),
+            disable_pbar=True,
+            seed=chosen.seed,
+        )
+        return latents
 
     def still(self, image: Tensor) -> Tensor:
         return self.denoiser.scaled(self.conditioner.still(image))
@@ -161,10 +180,15 @@ class DifferentiableVideoModel:
         return self.denoiser.conditioned(prepared.positive, prepared.samples, prepared.mask)
 
     def estimate(self, noisy: Tensor, level: float, conditioning: Features, *, taps: Sequence[Tap] = ()) -> Features:
+        return self.denoiser.estimate(noisy, level, self._told_of(conditioning), taps)
+
+    def read(self, noisy: Tensor, level: float, conditioning: Features, *, taps: Sequence[Tap]) -> Features:
+        return self.denoiser.read(noisy, level, self._told_of(conditioning), taps)
+
+    def _told_of(self, conditioning: Features) -> Conditioned:
         if self._told is None:
             raise RuntimeError("The model was asked before it was told of a picture.")
-        told = replace(self._told, varying=dict(zip(self._told.varying, conditioning, strict=True)))
-        return self.denoiser.estimate(noisy, level, told, taps)
+        return replace(self._told, varying=dict(zip(self._told.varying, conditioning, strict=True)))
 
 
 def video_pass(setup: VideoSetup, encoders: Sequence[DifferentiableVAE | DifferentiableCLIPVision], *, inside: bool = False) -> Pass:
@@ -184,7 +208,12 @@ def video_pass(setup: VideoSetup, encoders: Sequence[DifferentiableVAE | Differe
             noisy = torch.empty(view.conditioner.prepare(seen.image).samples.shape, device=META)
         told = seen.features(view.conditioner, "conditioning", condition)
         taps = [_compared(tap) for tap in setup.taps] if inside else setup.lasting_taps
-        return seen.features(view, "estimate", lambda: asked.estimate(noisy, 0.5, told, taps=taps))
+        if not setup.only_inside:
+            return seen.features(view, "estimate", lambda: asked.estimate(noisy, 0.5, told, taps=taps))
+        if not taps:
+            # Nothing is kept of the clean picture but numbers.
+            return tuple(tensor[:0] for tensor in told)
+        return seen.features(view, "estimate", lambda: asked.read(noisy, 0.5, told, taps=taps))
 
     networks = (view.denoiser.network, *(encoder.patcher.model for encoder in encoders))
     return Pass("video", networks, ask, clean=0 if inside else len(setup.levels), checkpointed=view.denoiser)
