@@ -37,6 +37,7 @@ from stillguard.lab.pairs import load_pairs  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 SIZE = WorkingSize(SIDE)
+KEPT = Path(__file__).parent / "kept" / "anti_i2v_choices.json"
 SHALLOW, DEEP = 0, (1, 2, 3)
 DECIBELS = "{:.1f} ({:.1f} to {:.1f})"
 Terms = Callable[[], tuple[Term, ...]]
@@ -182,7 +183,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=8.0)
     parser.add_argument("--lpips", type=float, default=0.05)
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--known", type=Path, nargs="+", default=[paths.BENCH / "anti_i2v_choices.json"])
+    parser.add_argument("--known", type=Path, nargs="+", default=[paths.BENCH / "anti_i2v_choices.json", KEPT])
     options = parser.parse_args()
     torch.set_num_threads(1)
     lpips = load_perceptual_network(weights.lpips_backbone(paths.BENCH / "models" / "stillguard"))

@@ -35,6 +35,7 @@ from stillguard.lab.pairs import load_pairs
 from torch import Tensor
 
 SIDE = 256
+KEPT = Path(__file__).parent / "kept" / "dual_space.json"
 SIZE = WorkingSize(SIDE)
 Edit = Callable[[Tensor], Tensor]
 SPACES: dict[str, Callable[[RGB], Any]] = {
@@ -114,8 +115,8 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=12)
     parser.add_argument("--budget", type=float, default=8.0)
     parser.add_argument("--lpips", type=float, default=0.1)
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--known", type=Path, nargs="+", default=[CACHE / "dual_space.json"])
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--known", type=Path, nargs="+", default=[CACHE / "dual_space.json", KEPT])
     options = parser.parse_args()
     torch.set_num_threads(1)
     networks: dict[str, Any] = {"stillguard_lab_vae": load_tiny_autoencoder()}
