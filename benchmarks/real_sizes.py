@@ -50,7 +50,8 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E4
 from comfy.model_patcher import ModelPatcher  # noqa: E402
 from dormant_step import FRAMES, FULL, NETS, Scene  # noqa: E402
 from stillguard.engine.residency import on_device_together  # noqa: E402
-from stillguard.engine.surrogates.denoiser import Tap, VideoSetup  # noqa: E402
+from stillguard.engine.surrogates.denoiser import Tap  # noqa: E402
+from stillguard.engine.surrogates.video_setup import VideoSetup  # noqa: E402
 from stillguard.nodes.bridge.autograd import autograd_session  # noqa: E402
 from stillguard.nodes.bridge.memory import room  # noqa: E402
 from stillguard.nodes.bridge.surrogates import animators, clip_vision, denoiser, perceptual  # noqa: E402

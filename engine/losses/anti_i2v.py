@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from ..draws import stream
 from ..observation import Features, Observation
 from ..picture import resize
-from ..surrogates.denoiser import Measure, Tap, VideoSetup
+from ..surrogates.denoiser import Measure, Tap
+from ..surrogates.video_setup import VideoSetup
 
 # Similarities between more places than this, squared, would not fit beside a model.
 _SIDE = 32

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..observation import Features, Observation
-from ..surrogates.denoiser import VideoSetup
+from ..surrogates.video_setup import VideoSetup
 from .posed import PosedClip
 
 

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from ..observation import Features, LatentEncoder, Observation
 from ..picture import resize
-from ..surrogates.denoiser import Tap, VideoSetup
+from ..surrogates.denoiser import Tap
+from ..surrogates.video_setup import VideoSetup
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,8 @@ import pytest
 import torch
 from stillguard.engine import RGB, Objective, Observation, Sign, Term, protect
 from stillguard.engine.draws import SeededDraws
-from stillguard.engine.surrogates.denoiser import HIGH, TIMESTEPS, WHOLE, Tap, VideoSetup
+from stillguard.engine.surrogates.denoiser import HIGH, TIMESTEPS, WHOLE, Tap
+from stillguard.engine.surrogates.video_setup import VideoSetup
 from torch import Tensor
 from video_models import FILES, Loaded, gradients, in_dtype, load, randn
 

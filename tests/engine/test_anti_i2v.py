@@ -14,7 +14,8 @@ from stillguard.engine import RGB, Objective, Observation, Sign, Term, protect
 from stillguard.engine.draws import SeededDraws
 from stillguard.engine.losses.anti_i2v import Denoising, RepresentationAnchor, RepresentationCollapse, VelocityMin, landscape, layers
 from stillguard.engine.observation import Features
-from stillguard.engine.surrogates.denoiser import FIRST_STEPS, HIGH, TIMESTEPS, WHOLE, Tap, VideoSetup
+from stillguard.engine.surrogates.denoiser import FIRST_STEPS, HIGH, TIMESTEPS, WHOLE, Tap
+from stillguard.engine.surrogates.video_setup import VideoSetup
 from support import RandomEncoder
 from torch import Tensor
 from torch.nn import functional as F

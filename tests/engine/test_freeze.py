@@ -16,8 +16,9 @@ from stillguard.engine.losses.posed import PosedClip, ReferenceSetup
 from stillguard.engine.objective import Objective, Term
 from stillguard.engine.observation import Features, Observation
 from stillguard.engine.spaces.rgb import RGB
-from stillguard.engine.surrogates.denoiser import Tap, VideoSetup
+from stillguard.engine.surrogates.denoiser import Tap
 from stillguard.engine.surrogates.reference_net import load_reference_net
+from stillguard.engine.surrogates.video_setup import VideoSetup
 from support import RandomEncoder
 from torch import Tensor, nn
 

@@ -12,7 +12,8 @@ from stillguard.engine import RGB, Objective, Observation, Sign, Term, protect
 from stillguard.engine.draws import SeededDraws
 from stillguard.engine.losses.i2vguard import ContrastiveFrames, L2Penalty, TargetLatent, TemporalAttention
 from stillguard.engine.observation import Features
-from stillguard.engine.surrogates.denoiser import Tap, VideoSetup
+from stillguard.engine.surrogates.denoiser import Tap
+from stillguard.engine.surrogates.video_setup import VideoSetup
 from support import RandomEncoder
 from torch import Tensor
 from torch.nn import functional as F

@@ -32,9 +32,10 @@ from stillguard.engine.losses.silencer import SEVERAL
 from stillguard.engine.objective import Loss
 from stillguard.engine.observation import Features
 from stillguard.engine.spaces import Space
-from stillguard.engine.surrogates.denoiser import Tap, VideoSetup
+from stillguard.engine.surrogates.denoiser import Tap
 from stillguard.engine.surrogates.perceptual import PerceptualNetwork
 from stillguard.engine.surrogates.reference_net import load_reference_net
+from stillguard.engine.surrogates.video_setup import VideoSetup
 from stillguard.engine.transforms import JPEG, GaussianBlur, GaussianNoise, ResizeBack, Transform
 from stillguard.engine.update import Update
 from support import RandomEncoder

@@ -19,7 +19,8 @@ from ....engine.draws import placed, stream
 from ....engine.observation import Features, Observation, WorkingSize
 from ....engine.picture import check_finite
 from ....engine.probe import principal_picture
-from ....engine.surrogates.denoiser import Tap, VideoSetup
+from ....engine.surrogates.denoiser import Tap
+from ....engine.surrogates.video_setup import VideoSetup
 from ..autograd import autograd_session, ordinary
 from ..memory.devices import whole
 from ..memory.room import Room

@@ -21,7 +21,8 @@ from torch import Tensor
 from ....engine.compute.memory import META
 from ....engine.losses.anti_i2v import squared_distance
 from ....engine.observation import Features, Observation
-from ....engine.surrogates.denoiser import Tap, VideoSetup
+from ....engine.surrogates.denoiser import Tap
+from ....engine.surrogates.video_setup import VideoSetup
 from ..autograd import ordinary
 from ..memory.devices import Place
 from ..memory.room import Pass
