@@ -30,8 +30,8 @@ from stillguard.engine.losses.dormant import VAELatent  # noqa: E402
 from stillguard.engine.metrics.visibility import psnr  # noqa: E402
 from stillguard.engine.observation import Features  # noqa: E402
 from stillguard.engine.surrogates.denoiser import FIRST_STEPS, HIGH, TIMESTEPS, WHOLE, Tap  # noqa: E402
-from stillguard.engine.surrogates.video_setup import VideoSetup  # noqa: E402
 from stillguard.engine.surrogates.perceptual import load_perceptual_network  # noqa: E402
+from stillguard.engine.surrogates.video_setup import VideoSetup  # noqa: E402
 from stillguard.engine.weights.catalogue import VICTIMS  # noqa: E402
 from stillguard.lab.effect import Laboratory, Person  # noqa: E402
 from stillguard.lab.pairs import load_pairs  # noqa: E402
