@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from stillguard.engine.animators.lab_victims.victim import SIDE, LabVictim  # no
 from stillguard.engine.losses.anti_i2v import Denoising, RepresentationAnchor, RepresentationCollapse, VelocityMin  # noqa: E402
 from stillguard.engine.losses.dormant import VAELatent  # noqa: E402
 from stillguard.engine.metrics.visibility import psnr  # noqa: E402
-from stillguard.engine.observation import Features  # noqa: E402
+from stillguard.engine.observation import Features, Observation  # noqa: E402
 from stillguard.engine.surrogates.denoiser import FIRST_STEPS, HIGH, TIMESTEPS, WHOLE, Tap  # noqa: E402
 from stillguard.engine.surrogates.perceptual import load_perceptual_network  # noqa: E402
 from stillguard.engine.surrogates.video_setup import VideoSetup  # noqa: E402
@@ -103,6 +104,18 @@ class LabVideo:
         return (noisy - level * velocity, *(read[tap] for tap in taps))
 
 
+@dataclass(frozen=True)
+class Along:
+    """Ascended by signs it is random noise of a space, as far as the budget goes."""
+
+    seed: int
+    surrogates = ()
+
+    def __call__(self, clean: Observation, adversarial: Observation) -> Tensor:
+        seen = adversarial.image
+        return (seen * torch.randn(seen.shape, generator=torch.Generator().manual_seed(self.seed))).sum()
+
+
 def within(pixels: RGB) -> RGB:
     return pixels
 
@@ -140,6 +153,7 @@ def ways(model: LabVideo) -> dict[str, tuple[Terms, Any]]:
         "chroma, then low frequency": lambda pixels: Alternating((Chroma(pixels), LowFrequency(pixels, working_size=SIZE))),
     }
     return {
+        **{f"random in {name}": (lambda: (Term("random", 1.0, Along(1)),), space) for name, space in spaces.items()},
         "VAE Latent": (lambda: (Term("VAE", 1.0, VAELatent(model.autoencoder)),), within),
         "IRC": (lambda: (collapse(setup()),), within),
         "IRC, stop-gradient": (lambda: (collapse(setup(), True),), within),

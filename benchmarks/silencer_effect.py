@@ -8,7 +8,7 @@ Silencer node does. The result of stage I is left as it is; the other perturbati
 and changed picture go through the same edit, and the head speaks with the voice UNHEARD. Printed are obedience, the share of the clean
 picture's movement that is left (1: all), and how much of the nullifying loss on that voice is gone (0: none; fixed noise and timesteps).
 Means over portraits with 95 % bootstrap intervals. The denoiser in pixels is that of purifiers.py. Rows of finished portraits are kept.
-Training takes MINUTES of processor time on one core, and about two minutes more a portrait.
+Training takes MINUTES of processor time on one core, and a portrait about half an hour more; with --first-only two minutes.
 """
 
 from __future__ import annotations
@@ -185,6 +185,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=8.0)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--second-steps", type=int, default=200)
+    parser.add_argument("--first-only", action="store_true", help="stage I alone, as it is and after JPEG 75: two minutes a portrait")
     parser.add_argument("--iterations", type=int, default=50, help="of Impress")
     parser.add_argument("--known", type=Path, nargs="+", default=[CACHE / "silencer_effect.json"])
     options = parser.parse_args()
@@ -195,7 +196,9 @@ def main() -> None:
     torch.manual_seed(0)
     denoiser = PixelDenoiser()
     train(denoiser, "pixels", options.data, 10)
-    spaces = {"stillguard_lab_vae": speaker.vae} | ({} if options.taef2 is None else {"TAEF2": Taef2(options.taef2)})
+    spaces: dict[str, Any] = {}
+    if not options.first_only:
+        spaces = {"stillguard_lab_vae": speaker.vae} | ({} if options.taef2 is None else {"TAEF2": Taef2(options.taef2)})
     known = Rows(options.known)
     for index, portrait in enumerate(faces(HELD_OUT)[: options.portraits, 0]):
         if f"portrait {index}" in known.all:
@@ -203,6 +206,8 @@ def main() -> None:
         clean = portrait[None]
         pictures = as_visible(clean, made(speaker, clean, voices[-1], spaces, options), lpips, index)
         chosen = edits(speaker.vae, clean, lpips, denoiser, options.iterations)
+        if options.first_only:
+            chosen = {name: chosen[name] for name in ("nothing", "JPEG 75")}
         known.keep(f"portrait {index}", dict(measured(speaker, clean, pictures, chosen, unheard, lpips)))
         print(f"portrait {index} is done", flush=True)
     known.print_table(("picture | edit", "obedience left", "loss gone", "LPIPS", "PSNR"), (SPREAD, SPREAD, "{:.3f}", "{:.1f}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -61,14 +62,15 @@ class Objective:
         return any(term.scaled and term.weight for term in self.terms)
 
     def balanced(self, clean: Observation, adversarial: Observation) -> Objective:
-        """The same with the weights of scaled terms divided by |loss| of this look; a loss that is zero here waits for another look.
+        """The same with the weights of scaled terms divided by |loss| of this look; one that is zero here, or no number, waits for
+        another look.
 
         I2VGuard chooses weights "so that terms have a similar magnitude"; dividing by the first values is the least that does.
         """
 
         def fixed(term: Term) -> Term:
             size = float(term.loss(clean, adversarial).abs()) if term.scaled and term.weight else 0.0
-            return replace(term, weight=term.weight / size, scaled=False) if size > 0 else term
+            return replace(term, weight=term.weight / size, scaled=False) if 0 < size < math.inf else term
 
         with torch.no_grad(), adversarial.beside(clean):
             return Objective(tuple(fixed(term) for term in self.terms))

@@ -40,7 +40,7 @@ def layers(count: int, *, unet: bool = False) -> tuple[int, tuple[int, int, int]
     if count < 8:
         raise ValueError(
             f"This model has {count} blocks, and the paper's rule, the shallow block 3 against the last three, needs 8 or more: "
-            "write the blocks by hand, such as 0, 1."
+            "write the blocks in `layers` by hand, such as 0, 1."
         )
     return (2 if unet else 3), (count - 3, count - 2, count - 1)
 

@@ -58,7 +58,9 @@ class Moved(ABC):
 
     def render(self, clean: Tensor, mask: Tensor | None, variables: Variables, cut: Cut = uncut) -> Tensor:
         step, picture = variables
-        return self.moved(picture.detach(), step)
+        moved = self.moved(picture.detach(), step)
+        # Where nothing may change, the gradient must not have a say in which way a wave goes that is everywhere.
+        return moved if mask is None else torch.where(mask > 0, moved, picture.detach())
 
     def project(self, clean: Tensor, mask: Tensor | None, variables: Variables) -> Variables:
         change = self.render(clean, mask, variables) - clean

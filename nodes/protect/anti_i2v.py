@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -101,6 +102,8 @@ class AntiI2V(io.ComfyNode):
         space: SpaceSetup | None = None,
         **weights: float,
     ) -> io.NodeOutput:
+        if unrelated is not None and any(torch.equal(photo[..., :3], unrelated[0, ..., :3]) for photo in image):
+            raise ValueError("The unrelated picture is the photo itself, which would be drawn back to where it was: connect another one.")
         losses = anti_i2v_losses(i2v_surrogate, profile["timesteps"], unrelated, layers, weights)
         if profile["profile"] == PUBLISHED:
             losses += auxiliary_losses(clip_vision, profile["lpips_backbone"], profile["clip_weight"], profile["lpips_weight"])

@@ -262,7 +262,7 @@ def test_stages_in_half_precision_keep_their_gradient(comfy: None) -> None:
 @pytest.mark.parametrize(
     ("layers", "sentence"),
     [
-        ("auto", r"This model has 3 blocks, and .* needs 8 or more: write the blocks by hand, such as 0, 1"),
+        ("auto", r"This model has 3 blocks, and .* needs 8 or more: write the blocks in `layers` by hand, such as 0, 1"),
         ("1", r"layers is '1', and collapsing takes two blocks or more: write a shallow one and a deep one"),
         ("0, 3", r"layers is '0, 3', and this model has blocks 0 to 2: choose among them, or write auto"),
         ("all", r"layers is 'all': write auto, or indices with commas between them"),

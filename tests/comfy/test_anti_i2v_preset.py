@@ -81,6 +81,11 @@ def test_a_small_model_cannot_collapse_by_the_papers_rule(surrogate: Any) -> Non
         protected(surrogate, anchor_weight=0.0, denoising_weight=0.0)
 
 
+def test_the_photo_is_not_taken_for_itself(surrogate: Any) -> None:
+    with pytest.raises(ValueError, match="is the photo itself"):
+        protected(surrogate, unrelated=photo(SIDE))
+
+
 def test_a_greyscale_photo_is_refused_by_name(surrogate: Any) -> None:
     with pytest.raises(ValueError, match='connect a Dual Space with "low frequency"'):
         protected(surrogate, image=photo(SIDE)[..., :1])

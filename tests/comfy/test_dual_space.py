@@ -71,3 +71,7 @@ def test_a_greyscale_photo_has_no_colour() -> None:
     with pytest.raises(ValueError, match='greyscale and has no colour to change: connect a Dual Space with "low frequency"'):
         protected("chroma, then low frequency", image=grey)
     assert protected("low frequency", image=grey)[0].shape == grey.shape
+    # As Load Image gives a black-and-white photo, beside one in colour.
+    both = torch.cat([photo(SIDE), grey.expand(-1, -1, -1, 3)])
+    with pytest.raises(ValueError, match="greyscale and has no colour to change"):
+        protected("chroma", image=both)

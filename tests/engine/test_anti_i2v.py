@@ -147,7 +147,7 @@ def test_the_papers_layers() -> None:
     assert layers(8) == (3, (5, 6, 7))
     # Of a UNet the third.
     assert layers(25, unet=True) == (2, (22, 23, 24))
-    with pytest.raises(ValueError, match=r"This model has 7 blocks, and .* needs 8 or more: write the blocks by hand"):
+    with pytest.raises(ValueError, match=r"This model has 7 blocks, and .* needs 8 or more: write the blocks in `layers` by hand"):
         layers(7)
 
 

@@ -172,6 +172,21 @@ def test_the_two_in_turn_are_a_loop_written_out_by_hand(order: str) -> None:
     assert float((to_levels(last.image) != to_levels(elsewhere)).float().mean()) > 0.2
 
 
+@pytest.mark.parametrize("space", [Chroma(), LowFrequency()], ids=["chroma", "low frequency"])
+def test_what_a_mask_keeps_has_no_say_in_a_step(space: Moved) -> None:
+    generator = torch.Generator().manual_seed(8)
+    clean, along = torch.rand(1, 3, 24, 40, generator=generator), torch.randn(1, 3, 24, 40, generator=generator)
+    mask = torch.zeros(1, 1, 24, 40)
+    mask[..., 4:12, 6:20] = 0.5
+    found = []
+    for elsewhere in (0.0, 100.0):
+        leaves = tuple(part.detach().requires_grad_() for part in space.variables(clean, mask, clean))
+        (space.render(clean, mask, leaves) * torch.where(mask > 0, along, elsewhere * along)).sum().backward()
+        found.append(leaves[0].grad)
+    assert torch.equal(*found)
+    assert float(found[0].abs().max()) > 0
+
+
 def test_colour_goes_strip_by_strip(monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to the rounding of powers, which depends on where in memory a value lies."""
     generator = torch.Generator().manual_seed(7)

@@ -217,3 +217,18 @@ def test_setups_differ_in_levels_and_noise_and_share_the_clean_video(clean: Tens
     assert float(losses["fresh"](Observation(clean), alone)) == pytest.approx(values["fresh"][-1], rel=1e-12)
     # At a look with one picture in the other's place, both are told the same.
     assert float(losses["fresh"](kept, Observation(clean, draws=SeededDraws(9)))) == 0
+
+
+def test_a_scaled_loss_that_is_no_number_at_first_is_not_left_out_for_good(clean: Tensor) -> None:
+    values = iter([float("inf"), 2.0, 4.0])
+
+    class Late(Value):
+        def __call__(self, clean: Observation, adversarial: Observation) -> Tensor:
+            return adversarial.image.mean() * next(values)
+
+    seen = Observation(clean)
+    first = Objective((Term("late", 3.0, Late(1.0), scaled=True),)).balanced(seen, seen)
+    assert first.unbalanced
+    second = first.balanced(seen, seen)
+    assert not second.unbalanced
+    assert second.terms[0].weight == pytest.approx(3.0 / (2.0 * float(clean.mean())))

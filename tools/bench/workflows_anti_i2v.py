@@ -30,8 +30,9 @@ Protects your photo from {model}, then lets {model} animate the photo, its prote
 budget, all with the same seed. **Protection Report** says what changed.
 
 1. **Photo**: the unprotected original. Describe it in **Prompt**: the words belong to the protection too.
-2. **I2V Surrogate** sets size and length of the videos that the protection looks at: smaller and shorter needs less memory. The model \
-first makes such a video of the clean photo. *memory* in **Anti-I2V** set to *low memory* needs less again, and takes longer.
+2. **I2V Surrogate** sets size and length of the videos that the protection looks at: smaller and shorter needs less memory. It cuts \
+the photo to its aspect, in the middle: what is cut away is hardly protected. The model first makes such a video of the clean photo. \
+*memory* in **Anti-I2V** set to *low memory* needs less again, and takes longer.
 3. If you have protected the photo already, choose the file as **Your protected photo** and set the switch below it to *true*.
 4. **Random Noise**: give it the *budget* of your protection.
 

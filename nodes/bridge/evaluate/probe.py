@@ -88,7 +88,7 @@ def _chosen(surrogate: VideoSurrogate, text: str) -> tuple[int, ...]:
         count = len(tapped_blocks(surrogate.model.model.diffusion_model, "output"))
     except ValueError:
         raise ValueError("This model's blocks cannot be found, so that there is nothing to probe: connect another I2V Surrogate.") from None
-    chosen = None if text.strip() == ALL else blocks_by_hand(text, count, "blocks")
+    chosen = None if text.strip().lower() == ALL else blocks_by_hand(text, count, "blocks")
     return tuple(range(count)) if chosen is None else chosen
 
 

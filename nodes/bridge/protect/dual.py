@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from ....engine.observation import WorkingSize
@@ -19,7 +20,7 @@ class DualSetup:
     turns: tuple[Chroma | LowFrequency, ...]
 
     def spec(self, images: Tensor, *, pixels: RGB, longest: int, steps: int) -> SpaceSpec:
-        if images.shape[-1] == 1 and any(isinstance(space, Chroma) for space in self.turns):
+        if _grey(images) and any(isinstance(space, Chroma) for space in self.turns):
             raise ValueError(
                 'The photo is greyscale and has no colour to change: connect a Dual Space with "low frequency" to `space`, '
                 "or make the photo RGB."
@@ -31,3 +32,9 @@ class DualSetup:
             return Alternating(tuple(replace(space, pixels=pixels) for space in spaces))
 
         return SpaceSpec(pixels.budget, make)
+
+
+def _grey(images: Tensor) -> bool:
+    """Whether one of IMAGE [B,H,W,C] has no colour; black-and-white photos come with three equal channels."""
+    colour = images[..., :3]
+    return any(torch.equal(photo, photo[..., :1].expand_as(photo)) for photo in colour)

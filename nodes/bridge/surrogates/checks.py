@@ -66,7 +66,7 @@ def blocks_by_hand(text: str, count: int, name: str) -> tuple[int, ...] | None:
 
     Raises ValueError for what are no indices, or none of this model's.
     """
-    if text.strip() in ("", "auto"):
+    if text.strip().lower() in ("", "auto"):
         return None
     try:
         blocks = tuple(sorted({int(part) for part in text.split(",")}))

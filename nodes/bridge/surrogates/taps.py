@@ -96,7 +96,8 @@ class Recorder:
         # Tokens of one frame, behind those of texts and references; None in a UNet, which has no others.
         self._grid = None if hasattr(network, "input_blocks") else _grid(network, latents)
         self._tokens = None if self._grid is None else self._grid[0] * self._grid[1]
-        self._frames = latents[-3] if len(latents) == 5 else 1
+        # Some put two latent frames into one token, such as CogVideoX 1.5.
+        self._frames = -(-latents[-3] // (getattr(network, "patch_size_t", None) or 1)) if len(latents) == 5 else 1
         self._picture = -1 if any(hasattr(network, name) for name in _TEXT_FIRST) else 0
         self._padded: int = getattr(network, "pad_tokens_multiple", None) or 1
         self._awaited: Tap | None = None
