@@ -1,4 +1,4 @@
-"""Inputs that nodes of several folders have."""
+"""Inputs and outputs that nodes of several folders have."""
 
 from __future__ import annotations
 
@@ -44,6 +44,15 @@ def eot_input(tooltip: str) -> io.Custom.Input:
 def space_input() -> io.Custom.Input:
     tooltip = "What is optimised, from Dual Space or Latent Space; pixels if not connected. Without a budget, what changed is measured."
     return SpaceSocket.Input("space", optional=True, tooltip=tooltip)
+
+
+def protected_outputs() -> list[io.Output]:
+    """Of every node that protects."""
+    return [
+        io.Image.Output("protected", display_name="protected"),
+        io.Image.Output("perturbation", display_name="perturbation (amplified)"),
+        io.Float.Output("budget", display_name="budget"),
+    ]
 
 
 def mask_input() -> io.Mask.Input:

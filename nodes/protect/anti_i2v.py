@@ -27,6 +27,7 @@ from ..inputs import (
     layers_input,
     mask_input,
     memory_input,
+    protected_outputs,
     seed_input,
     space_input,
     steps_input,
@@ -75,11 +76,7 @@ class AntiI2V(io.ComfyNode):
                 space_input(),
                 layers_input("Blocks of Representation Collapse by index from 0, such as 3, 27. Auto: the paper's rule."),
             ],
-            outputs=[
-                io.Image.Output("protected", display_name="protected"),
-                io.Image.Output("perturbation", display_name="perturbation (amplified)"),
-                io.Float.Output("budget", display_name="budget"),
-            ],
+            outputs=protected_outputs(),
             hidden=[io.Hidden.unique_id],
         )
 

@@ -25,6 +25,7 @@ from ..inputs import (
     eot_input,
     mask_input,
     memory_input,
+    protected_outputs,
     reference_nets_input,
     seed_input,
     space_input,
@@ -99,9 +100,7 @@ class Dormant(io.ComfyNode):
                 space_input(),
             ],
             outputs=[
-                io.Image.Output("protected", display_name="protected"),
-                io.Image.Output("perturbation", display_name="perturbation (amplified)"),
-                io.Float.Output("budget", display_name="budget"),
+                *protected_outputs(),
                 io.Image.Output("clean", display_name="clean (as protected)"),
             ],
             hidden=[io.Hidden.unique_id],

@@ -17,6 +17,7 @@ from ..inputs import (
     eot_input,
     mask_input,
     memory_input,
+    protected_outputs,
     reach_input,
     seed_input,
     space_input,
@@ -66,11 +67,7 @@ class I2VGuard(io.ComfyNode):
                 space_input(),
                 timesteps_input(optional=True),
             ],
-            outputs=[
-                io.Image.Output("protected", display_name="protected"),
-                io.Image.Output("perturbation", display_name="perturbation (amplified)"),
-                io.Float.Output("budget", display_name="budget"),
-            ],
+            outputs=protected_outputs(),
             hidden=[io.Hidden.unique_id],
         )
 

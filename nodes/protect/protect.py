@@ -12,7 +12,17 @@ from ...engine.transforms import EoT
 from ...engine.update import Adam, AdamW, MomentumSign, Normalised, Schedule, Sign, Update
 from ..bridge.protect.loss_spec import Losses
 from ..bridge.protect.run import Settings, SpaceSetup, chosen_space, protect_images
-from ..inputs import LOW_MEMORY, eot_input, mask_input, memory_input, seed_input, space_input, steps_input, working_size_input
+from ..inputs import (
+    LOW_MEMORY,
+    eot_input,
+    mask_input,
+    memory_input,
+    protected_outputs,
+    seed_input,
+    space_input,
+    steps_input,
+    working_size_input,
+)
 from ..sockets import LossSocket
 
 CATEGORY = "stillguard"
@@ -126,11 +136,7 @@ class Protect(io.ComfyNode):
                 _schedule_input(),
                 space_input(),
             ],
-            outputs=[
-                io.Image.Output("protected", display_name="protected"),
-                io.Image.Output("perturbation", display_name="perturbation (amplified)"),
-                io.Float.Output("budget", display_name="budget"),
-            ],
+            outputs=protected_outputs(),
             hidden=[io.Hidden.unique_id],
         )
 

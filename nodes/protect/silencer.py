@@ -18,7 +18,17 @@ from ..bridge.protect.run import Settings, protect_images, space_spec, squashed
 from ..bridge.surrogates.speech import heard
 from ..bridge.surrogates.talking_face import FaceSockets
 from ..bridge.surrogates.talking_head import LoadedTalkingHead, check_vae
-from ..inputs import LOW_MEMORY, eot_input, mask_input, memory_input, seed_input, steps_input, talking_inputs, working_size_input
+from ..inputs import (
+    LOW_MEMORY,
+    eot_input,
+    mask_input,
+    memory_input,
+    protected_outputs,
+    seed_input,
+    steps_input,
+    talking_inputs,
+    working_size_input,
+)
 from ..losses.i2vguard import target_latent
 from ..losses.silencer import audio_nullifying
 
@@ -73,9 +83,7 @@ class Silencer(io.ComfyNode):
                 mask_input(),
             ],
             outputs=[
-                io.Image.Output("protected", display_name="protected"),
-                io.Image.Output("perturbation", display_name="perturbation (amplified)"),
-                io.Float.Output("budget", display_name="budget"),
+                *protected_outputs(),
                 io.Image.Output("clean", display_name="clean (as protected)"),
             ],
             hidden=[io.Hidden.unique_id],
