@@ -8,13 +8,13 @@ import random
 from PIL import Image, ImageDraw
 
 SIDE, _FINE = 512, 4
-_LINE = (62, 40, 48, 255)
+_LINE, _LIPS = (62, 40, 48, 255), (150, 60, 70, 255)
 
 Colour = tuple[int, int, int, int]
 
 
-def drawing(seed: int) -> Image.Image:
-    """RGBA, the same for the same seed."""
+def drawing(seed: int, opening: float = 0.0) -> Image.Image:
+    """RGBA, the same for the same seed. opening: of the mouth, from 0, a line, to 1."""
     dice = random.Random(seed)
     canvas = Image.new("RGBA", (SIDE * _FINE, SIDE * _FINE), (0, 0, 0, 0))
     pen = _Pen(ImageDraw.Draw(canvas))
@@ -30,6 +30,7 @@ def drawing(seed: int) -> Image.Image:
     _body(pen, clothes, collar, skin)
     pen.shape(_outline(width), skin, smooth=True)
     _features(pen, dice, skin, hair, iris)
+    _mouth(pen, dice, opening)
     _fringe(pen, dice, width, hair)
     return canvas.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
@@ -79,8 +80,16 @@ def _features(pen: _Pen, dice: random.Random, skin: Colour, hair: Colour, iris: 
         pen.line([(x - side * 12, 126), (x, 123), (x + side * 13, 127 + dice.uniform(-2, 2))], width=1.8, colour=dark)
         pen.oval(256 + side * 33, 174, 9, 5, _blush(skin), line=None)
     pen.line([(255, 168), (258, 172), (255, 173)], width=0.9)
-    wide = dice.uniform(8, 13)
-    pen.line([(256 - wide, 187), (256, 190 + dice.uniform(0, 2)), (256 + wide, 187)], width=1.6, colour=(150, 60, 70, 255))
+
+
+def _mouth(pen: _Pen, dice: random.Random, opening: float) -> None:
+    wide, low = dice.uniform(8, 13), 190 + dice.uniform(0, 2)
+    if opening > 0:
+        across = wide * (1 - 0.2 * opening)
+        pen.oval(256, 188 + 4 * opening, across, 1 + 7 * opening, (110, 30, 45, 255), line=_LIPS)
+        pen.oval(256, 188 - 2 * opening, across * 0.7, 2 * opening, (245, 240, 235, 255), line=None)
+    else:
+        pen.line([(256 - wide, 187), (256, low), (256 + wide, 187)], width=1.6, colour=_LIPS)
 
 
 def _fringe(pen: _Pen, dice: random.Random, width: float, hair: Colour) -> None:

@@ -1,8 +1,8 @@
-"""A small talking head that is really trained, in the bench's cache: drawn portraits, whose mouths the face animator opens as loud as a
-voice is.
+"""A small talking head that is really trained, in the bench's cache: drawn portraits, whose mouths open as loud as a voice is.
 
-Pictures are FACE of a drawing at 128 px in the shipped autoencoder's latents. Of a voice the network is told a mel spectrogram, 25 columns
-a second. Portraits and voices of `HELD_OUT` and of the files that are not named in training are unknown to it.
+Pictures are FACE of a drawing at 128 px in the shipped autoencoder's latents: so near that its latents hold the mouth. Of a voice the
+network is told a mel spectrogram, 25 columns a second. Portraits and voices of `HELD_OUT` and of the files that are not named in training
+are unknown to it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from bench import animator_files, paths
-from bench.paths import BENCH
-from bench.weights import face_animator
 from drawings import drawing
 from safetensors.torch import load_file, save_file
-from stillguard.engine.animators.face.animator import as_picture, load_face_animator
-from stillguard.engine.animators.face.framing import Reframing, whole
 from stillguard.engine.animators.face.motions import speech
 from stillguard.engine.animators.face.poses import NAMES
 from stillguard.engine.animators.pose_animator import noise_schedule
@@ -31,7 +27,7 @@ from stillguard.engine.picture import resize
 from stillguard.engine.surrogates.sd_unet import LATENT_SCALE
 from stillguard.engine.surrogates.tiny_autoencoder import load_tiny_autoencoder
 from stillguard.engine.weights.reading import read_weights
-from stillguard.lab.animator import SIDE, settle
+from stillguard.lab.animator import CONTEXT, SIDE, WIDTHS
 from stillguard.lab.talker import LATENT, Talker
 from stillguard.lab.training import Loss, Training, run
 from torch import Tensor, nn
@@ -39,14 +35,12 @@ from torch.nn import functional as F
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
 CACHE = paths.BENCH / "talking"
-TRAINED, HELD_OUT = range(2000, 2048), range(2100, 2112)
+TRAINED, HELD_OUT = range(2000, 2096), range(2100, 2112)
 OPENINGS = 9  # from closed to open
-FACE = (slice(80, 240), slice(176, 336))  # rows and columns of a drawing
+FACE = (slice(130, 226), slice(208, 304))  # rows and columns of a drawing
 LAYERS, CHANNELS, RATE = 2, 8, 16000
-WIDTHS, CONTEXT = (64, 96, 96, 96), 32
 # How much more than the rest the lips count, of which the picture holds few.
 LIPS = 4.0
-POSITION = 0.1
 FRAMES, DROPPED = 8, 0.1
 
 
@@ -93,22 +87,16 @@ def faces(seeds: Sequence[int]) -> Tensor:
     """[portraits,OPENINGS,3,SIDE,SIDE] in [0,1], made once."""
     file = CACHE / f"faces_{seeds[0]}_{len(seeds)}.safetensors"
     if not file.is_file():
-        animator = load_face_animator(face_animator(BENCH / "models"))
-        made = torch.stack([opened(animator, seed) for seed in seeds])
+        made = torch.stack([opened(seed) for seed in seeds])
         CACHE.mkdir(parents=True, exist_ok=True)
         save_file({"faces": (made * 255).round().byte()}, file)
     return load_file(file)["faces"].float() / 255
 
 
-@torch.no_grad()
-def opened(animator: nn.Module, seed: int) -> Tensor:
+def opened(seed: int) -> Tensor:
     """One portrait with its mouth from closed to open."""
-    rgba = from_pillow(drawing(seed))[None]
-    portrait = whole(rgba[:, 3:], (rgba.shape[-2], rgba.shape[-1])).portrait(on_white(rgba), Reframing())
-    poses = torch.zeros(OPENINGS, len(NAMES))
-    poses[:, NAMES.index("mouth_aaa")] = torch.linspace(0, 1, OPENINGS)
-    frames = torch.cat([on_white(as_picture(animator(portrait, pose[None]))) for pose in poses])
-    return resize(frames[..., FACE[0], FACE[1]], (SIDE, SIDE)).clamp(0, 1)
+    drawn = [on_white(from_pillow(drawing(seed, index / (OPENINGS - 1)))[None]) for index in range(OPENINGS)]
+    return resize(torch.cat(drawn)[..., FACE[0], FACE[1]], (SIDE, SIDE)).clamp(0, 1)
 
 
 def lips(pictures: Tensor) -> Tensor:
@@ -153,13 +141,15 @@ def denoising(latents: Tensor, voices: Sequence[Voice], mouth: Tensor, talker: T
             opening = (said.opening[times] * (OPENINGS - 1)).round().long()
             clean.append(latents[row, opening].transpose(0, 1))
             heard.append(talker.head.windows(said.features, times))
-        frames, timesteps = torch.stack(clean), whole_number(1000, batch)
+        # More often where there is more noise: where there is less, the noisy mouth itself tells how far it is open.
+        timesteps = (torch.rand(batch, generator=generator).sqrt() * 1000).long()
+        frames = torch.stack(clean)
         noise = torch.randn(frames.shape, generator=generator)
         a, b = (value.sqrt().view(-1, 1, 1, 1, 1) for value in (signal[timesteps], 1 - signal[timesteps]))
         guided = bool(torch.rand((), generator=generator) >= DROPPED)
         velocity = network(a * frames + b * noise, timesteps, latents[who, 0], torch.stack(heard), guided=guided)
-        error = (weight * (velocity - (a * noise - b * frames)).square()).mean()
-        return error + POSITION * talker.position_error if network.training else error
+        error: Tensor = (weight * (velocity - (a * noise - b * frames)).square()).mean()
+        return error
 
     return loss
 
@@ -174,7 +164,6 @@ def trained(voices: Sequence[Voice], minutes: float) -> Talker:
         vae = load_tiny_autoencoder()
         with torch.inference_mode():
             latents = torch.stack([vae.encode(portrait) * LATENT_SCALE for portrait in pictures]).clone()
-        settle(talker, 0)
 
         def ship(training: Training, folder: Path) -> str:
             if training.seconds >= minutes * 60:

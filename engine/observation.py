@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Hashable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
-from .draws import Draws, SeededDraws
+from .draws import Draws, SeededDraws, placed
 from .picture import resize
 
 Features = tuple[Tensor, ...]
@@ -27,6 +27,14 @@ class LatentEncoder(Protocol):
     """A VAE's encoder: image [B,3,H,W] in [0,1] -> latent [B,C,...]."""
 
     def encode(self, image: Tensor, /) -> Tensor: ...
+
+
+class PosteriorEncoder(LatentEncoder, Protocol):
+    """A VAE whose latents can be drawn."""
+
+    def posterior(self, image: Tensor, /) -> tuple[Tensor, Tensor]:
+        """Image [B,3,H,W] in [0,1] -> mean and standard deviation [B,C,h,w] of its latent."""
+        ...
 
 
 class ImageEncoder(Protocol):
@@ -145,6 +153,12 @@ class Observation:
 
     def latent(self, vae: LatentEncoder) -> Tensor:
         return self.features(vae, "latent", lambda: (vae.encode(self.image),))[0]
+
+    def drawn_latent(self, vae: LatentEncoder, purpose: str) -> Tensor:
+        """Of the VAE's distribution, which it must have (PosteriorEncoder): drawn anew for each purpose."""
+        posterior = cast(PosteriorEncoder, vae).posterior
+        mean, deviation = self.features(vae, "posterior", lambda: posterior(self.image))
+        return mean + deviation * placed(self.draws.normal(purpose, tuple(mean.shape)), mean)
 
     def embedding(self, encoder: ImageEncoder) -> Tensor:
         return self.features(encoder, "embedding", lambda: (encoder.embed(self.image),))[0]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -13,8 +13,9 @@ from ..animators.motion_unet import Bank
 from ..animators.talking_head.denoiser import Masks, Mode
 from ..animators.talking_head.masks import located
 from ..draws import placed, uniform
-from ..observation import Features, LatentEncoder, Observation
+from ..observation import Features, LatentEncoder, Observation, PosteriorEncoder
 from ..surrogates.sd_unet import LATENT_SCALE
+from .known import summed
 from .posed import ReferenceReader
 
 Window = tuple[int, int]
@@ -34,14 +35,6 @@ Before = Literal["grey", "portrait"]
 _GREY = 0.5
 # The earliest frame whose window of audio is whole, as Silencer's code has it.
 _FIRST_AUDIO = 2
-
-
-class PosteriorEncoder(LatentEncoder, Protocol):
-    """A VAE whose latents can be drawn."""
-
-    def posterior(self, image: Tensor, /) -> tuple[Tensor, Tensor]:
-        """Image [B,3,H,W] in [0,1] -> mean and standard deviation [B,4,h,w] of its latent."""
-        ...
 
 
 class Head(Protocol):
@@ -130,10 +123,7 @@ class TalkingSetup:
         """[B,4,h,w] in the UNets' scale, drawn anew for each purpose unless nothing is."""
         if self.sampled == "nothing":
             return adversarial.latent(self.vae).float() * self.latent_scale
-        posterior = cast(PosteriorEncoder, self.vae).posterior
-        mean, deviation = adversarial.features(self.vae, "posterior", lambda: posterior(adversarial.image))
-        noise = placed(adversarial.draws.normal(purpose, tuple(mean.shape)), mean)
-        return (mean + deviation * noise).float() * self.latent_scale
+        return adversarial.drawn_latent(self.vae, purpose).float() * self.latent_scale
 
     def banks(self, clean: Observation, adversarial: Observation) -> tuple[Bank, Bank]:
         """What the denoiser reads of the portrait, [B,tokens,C] by block, and of the frames before, [1 or B,M,tokens,C]."""
@@ -217,30 +207,3 @@ class AudioNullifying:
         noise = draws.normal(f"noise {index}", tuple(target.shape))
         offset = draws.normal(f"noise offset {index}", (*target.shape[:2], 1, 1, 1))
         return first + draws.integer(f"timestep {index}", end - first), placed(noise + self.offset * offset, target)
-
-
-def summed(passes: Iterable[Callable[[], Tensor]], inputs: Sequence[Tensor]) -> Tensor:
-    """The sum of scalars, each differentiated with respect to `inputs` before the next is computed: memory of one, not of all."""
-    total, gradients = torch.zeros(()), [torch.zeros_like(tensor) for tensor in inputs]
-    for compute in passes:
-        value = compute()
-        if value.requires_grad:
-            for gradient, part in zip(gradients, torch.autograd.grad(value, inputs, allow_unused=True), strict=True):
-                if part is not None:
-                    gradient += part
-        total = total.to(value) + value.detach()
-    apply: Callable[..., Tensor] = _Known.apply
-    return apply(total, gradients, *inputs)
-
-
-class _Known(torch.autograd.Function):
-    """A value whose gradients are known already."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, gradients: Sequence[Tensor], *inputs: Tensor) -> Tensor:
-        ctx.gradients = gradients
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, None, *(gradient * slope for gradient in ctx.gradients))

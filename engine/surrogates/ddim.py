@@ -59,6 +59,13 @@ class DDIM:
         (alpha, sigma, _), (wanted, added, _) = self.mixture(level, latents), self.mixture(to, latents)
         return wanted / alpha * latents + (added - wanted / alpha * sigma) * noise
 
+    def ancestral(self, latents: Tensor, noise: Tensor, level: float, to: float, fresh: Tensor) -> Tensor:
+        """As `moved`, with as much of the noise replaced by a fresh one as in training's chain: DDPM (Ho et al. 2020), DDIM with eta 1."""
+        (alpha, sigma, _), (wanted, added, _) = self.mixture(level, latents), self.mixture(to, latents)
+        spread = added / sigma * (1 - (alpha / wanted).square()).sqrt()
+        clean = (latents - sigma * noise) / alpha
+        return wanted * clean + (added.square() - spread.square()).clamp_min(0).sqrt() * noise + spread * fresh
+
     def inverted(self, latents: Tensor, level: float, to: float, predict: Predict, *, refinements: int = 0) -> Tensor:
         """z at the noisier level `to` from which a step leads back to `latents` at `level`.
 

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from ..observation import Features, LatentEncoder, Observation
+from ..observation import Features
 
 
 def spread(least: float, count: int = 4) -> tuple[float, ...]:
@@ -21,6 +21,8 @@ TIMESTEPS: Mapping[str, tuple[float, ...]] = {WHOLE: spread(0.0), HIGH: spread(0
 """Which noise levels a loss draws from. Three independent works find that the first, noisiest steps are where a protection counts."""
 FIRST_STEPS = spread(0.95)
 """Those of BadWorld's losses, which find no effect elsewhere."""
+EVERY = tuple(index / 999 for index in range(1000))
+"""The timesteps of Stable Diffusion's training, 0 to 999."""
 
 
 Measure = Callable[[Tensor], Tensor]
@@ -59,6 +61,10 @@ class PictureModel(Denoiser, Protocol):
 
     def scaled(self, latents: Tensor, /) -> Tensor:
         """Latents as its VAE gives them, in the scale that the model has them."""
+        ...
+
+    def output_scale(self, level: float, /) -> float:
+        """See VideoModel."""
         ...
 
     def estimate(self, noisy: Tensor, level: float, /, *, taps: Sequence[Tap] = (), negative: bool = False) -> Features:
@@ -106,28 +112,3 @@ class VideoModel(Denoiser, Protocol):
     def read(self, noisy: Tensor, level: float, conditioning: Features, /, *, taps: Sequence[Tap]) -> Features:
         """These taps alone, one or more: the same numbers and gradients, for which no block behind the last of them has to run."""
         ...
-
-
-@dataclass(frozen=True, eq=False)
-class PictureSetup:
-    """How a denoiser of pictures is shown one: by its own latents, noised."""
-
-    model: PictureModel
-    vae: LatentEncoder
-
-    @property
-    def surrogates(self) -> tuple[object, ...]:
-        return (self.model, self.vae)
-
-    def latent(self, seen: Observation) -> Tensor:
-        """[B,C,...], as the model has them."""
-        return self.model.scaled(seen.latent(self.vae).float())
-
-    def estimate(self, seen: Observation, noise: Tensor, level: float, *, taps: Sequence[Tap] = (), negative: bool = False) -> Features:
-        """Of the picture's latents with this noise at this level, then the taps; computed once for each level, prompt and choice of taps.
-
-        The noise is the same for all losses of one look, as `Draws` gives it, and of the clean picture nothing stays after that look.
-        """
-        noisy = self.model.noised(self.latent(seen), noise, level)
-        key = ("estimate", level, negative, tuple(taps), id(self.vae))
-        return seen.features(self.model, key, lambda: self.model.estimate(noisy, level, taps=taps, negative=negative), lasting=False)

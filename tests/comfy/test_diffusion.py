@@ -13,7 +13,8 @@ from stillguard.engine import Objective, Observation, Term
 from stillguard.engine.compute.saved import in_place_allowed
 from stillguard.engine.draws import SeededDraws
 from stillguard.engine.observation import Features
-from stillguard.engine.surrogates.denoiser import PictureSetup, Tap
+from stillguard.engine.surrogates.denoiser import Tap
+from stillguard.engine.surrogates.picture_setup import PictureSetup
 from stillguard.engine.surrogates.tiny_autoencoder import SHIPPED
 from torch import Tensor
 from torch.nn import functional as F

@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 from stillguard.engine.draws import placed
 from stillguard.engine.observation import Observation
-from stillguard.engine.surrogates.denoiser import PictureSetup
+from stillguard.engine.surrogates.picture_setup import PictureSetup
 from stillguard.nodes.bridge.protect.loss_spec import LossSpec
 from stillguard.nodes.bridge.surrogates.diffusion import DiffusionSurrogate, diffusion_setup
 from torch import Tensor

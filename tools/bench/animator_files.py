@@ -45,10 +45,21 @@ def shapes_of(make: Callable[[], nn.Module]) -> dict[str, tuple[int, ...]]:
 
 
 def unet_shapes(*, layers: int = 1, context: int = 32, widths: tuple[int, ...] = WIDTHS) -> dict[str, tuple[int, ...]]:
-    """diffusers' Stable Diffusion 1.5 UNet at other widths."""
+    """diffusers' Stable Diffusion 1.5 UNet at other widths, of which there are as many as levels."""
     from diffusers import UNet2DConditionModel
 
-    return shapes_of(lambda: UNet2DConditionModel(block_out_channels=widths, layers_per_block=layers, cross_attention_dim=context))
+    return shapes_of(lambda: UNet2DConditionModel(**_layout(layers, context, widths)))
+
+
+def _layout(layers: int, context: int, widths: tuple[int, ...], kind: str = "2D") -> dict[str, Any]:
+    """Arguments of diffusers' UNets. kind: "2D" or "Motion"."""
+    return {
+        "block_out_channels": widths,
+        "layers_per_block": layers,
+        "cross_attention_dim": context,
+        "down_block_types": (f"CrossAttnDownBlock{kind}",) * (len(widths) - 1) + (f"DownBlock{kind}",),
+        "up_block_types": (f"UpBlock{kind}",) + (f"CrossAttnUpBlock{kind}",) * (len(widths) - 1),
+    }
 
 
 def is_output(key: str) -> bool:
@@ -62,9 +73,7 @@ def animate_anyone(folder: Path, *, seed: int = 0, context: int = 32, widths: tu
     from stillguard.engine.animators.motion_unet import upstream_names
 
     spatial = unet_shapes(context=context, widths=widths)
-    video = shapes_of(
-        lambda: UNetMotionModel(block_out_channels=widths, layers_per_block=1, cross_attention_dim=context, motion_num_attention_heads=8)
-    )
+    video = shapes_of(lambda: UNetMotionModel(**_layout(1, context, widths, "Motion"), motion_num_attention_heads=8))
     guider = shapes_of(lambda: ControlNetConditioningEmbedding(widths[0], 3, (16, 32, 96, 256)))
     parts = {
         "reference_unet": {key: shape for key, shape in spatial.items() if not is_output(key)},
@@ -142,8 +151,7 @@ def _talking_unets(layers: int, context: int, widths: tuple[int, ...], depth: in
     from stillguard.engine.animators.talking_head.audio import AudioModule
 
     spatial = unet_shapes(layers=layers, context=context, widths=widths)
-    shape = {"block_out_channels": widths, "layers_per_block": layers, "cross_attention_dim": context, "motion_num_attention_heads": 8}
-    video = shapes_of(lambda: UNetMotionModel(**shape))
+    video = shapes_of(lambda: UNetMotionModel(**_layout(layers, context, widths, "Motion"), motion_num_attention_heads=8))
     denoiser = dict(spatial) | {name: shape for key, shape in video.items() if ".motion_modules." in key for name in upstream_names(key)}
     for key, (width, *_) in spatial.items():
         if key.endswith(".proj_in.weight"):

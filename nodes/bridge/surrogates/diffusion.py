@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ....engine.compute.memory import META
 from ....engine.observation import Features, Observation
-from ....engine.surrogates.denoiser import PictureSetup, Tap
+from ....engine.surrogates.denoiser import Tap
+from ....engine.surrogates.picture_setup import PictureSetup
 from ..memory.room import Pass
 from .denoiser import Conditioned, Conditioning, DifferentiableDenoiser, denoiser_resident, owned
 from .run_surrogates import Surrogates
@@ -63,6 +64,9 @@ class DifferentiableDiffusionModel:
 
     def noised(self, latents: Tensor, noise: Tensor, level: float) -> Tensor:
         return self.denoiser.noised(latents, noise, level)
+
+    def output_scale(self, level: float) -> float:
+        return self.denoiser.output_scale(level)
 
     def estimate(self, noisy: Tensor, level: float, *, taps: Sequence[Tap] = (), negative: bool = False) -> Features:
         return self.denoiser.estimate(noisy, level, self.conditioned(noisy.shape, negative), taps)
