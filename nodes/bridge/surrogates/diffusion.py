@@ -17,7 +17,7 @@ from ....engine.surrogates.picture_setup import PictureSetup
 from ..memory.room import Pass
 from .denoiser import Conditioned, Conditioning, DifferentiableDenoiser, denoiser_resident, owned
 from .run_surrogates import Surrogates
-from .vae import DifferentiableVAE, vae_view
+from .vae import DifferentiableVAE, drawn_vae_view, vae_view
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,10 +30,17 @@ class DiffusionSurrogate:
     negative: Conditioning
 
 
-def diffusion_setup(surrogates: Surrogates, surrogate: DiffusionSurrogate) -> PictureSetup:
-    """One for each surrogate, so that losses share what the model is asked. Call inside `autograd_session`."""
+def diffusion_setup(surrogates: Surrogates, surrogate: DiffusionSurrogate, *, posterior: str | None = None) -> PictureSetup:
+    """One for each surrogate, so that losses share what the model is asked. Call inside `autograd_session`.
 
-    return surrogates.once(id(surrogate), lambda: PictureSetup(diffusion_view(surrogates, surrogate), vae_view(surrogates, surrogate.vae)))
+    posterior: see PictureSetup. Raises ValueError where something is to be drawn from a VAE that has no distribution.
+    """
+
+    def make() -> PictureSetup:
+        vae = vae_view(surrogates, surrogate.vae) if posterior is None else drawn_vae_view(surrogates, surrogate.vae)
+        return PictureSetup(diffusion_view(surrogates, surrogate), vae, posterior)
+
+    return surrogates.once((id(surrogate), posterior), make)
 
 
 def diffusion_view(surrogates: Surrogates, surrogate: DiffusionSurrogate, *, guided: bool = False) -> DifferentiableDiffusionModel:
