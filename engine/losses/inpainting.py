@@ -128,7 +128,7 @@ class Repainted:
         left = setup.left(adversarial, mask)
         latents = placed(adversarial.draws.normal("latents", tuple(left.shape)), left)
         for index in range(len(self.levels)):
-            # A feature each, and no checkpoint of torch's: core's blocks change tensors in place, which that would not notice.
+            # A feature each, which low memory computes again where Scales see it: a checkpoint of torch's would do so in autograd's thread.
             step = partial(self._step, adversarial.draws, latents, setup.predict(mask, left), index)
             (latents,) = adversarial.features(setup.model, ("repainted", id(self), index), step)
         sampled = latents
