@@ -47,7 +47,8 @@ class Decoder(LatentEncoder, Protocol):
 
 @dataclass(frozen=True, eq=False)
 class InpaintingSetup:
-    """How a model that repaints is shown a picture. mask: [1,1,H,W], 1 where it repaints, at any size. posterior: see PictureSetup."""
+    """How a model that repaints is shown a picture. mask: [1,1,H,W], 1 where it repaints, at any size of the picture's shape. posterior: see
+    PictureSetup. Of one loss: what is left of a picture is known by the setup."""
 
     model: InpaintingModel
     vae: Decoder
@@ -59,7 +60,14 @@ class InpaintingSetup:
         return (self.model, self.vae)
 
     def at(self, image: Tensor) -> Tensor:
-        """The mask at this picture's size, of 0 and 1."""
+        """The mask at this picture's size, of 0 and 1. Raises ValueError for a mask of another shape."""
+        (height, width), (tall, wide) = image.shape[-2:], self.mask.shape[-2:]
+        # Working sizes are rounded, and short sides lengthened.
+        if min(height, width) > 64 and not 0.9 < tall * width / (wide * height) < 1.1:
+            raise ValueError(
+                f"The mask of what is repainted is {wide}x{tall}, and the picture has another shape ({width}x{height} as models see it): "
+                "give a mask of the picture's size."
+            )
         return (resize(self.mask.to(image), (image.shape[-2], image.shape[-1])) >= 0.5).to(image)
 
     def left(self, seen: Observation, mask: Tensor) -> Tensor:

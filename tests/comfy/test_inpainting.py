@@ -27,13 +27,13 @@ WIDE = 128
 pytestmark = pytest.mark.usefixtures("comfy")
 
 
-def surrogate_of(kind: str) -> DiffusionSurrogate:
+def surrogate_of(kind: str, dtype: torch.dtype = torch.float32) -> DiffusionSurrogate:
     from stillguard.engine.surrogates.tiny_autoencoder import SHIPPED
     from stillguard.nodes.surrogates.diffusion_models import DiffusionSurrogateNode
     from testkit import tiny_image_model
 
     with torch.inference_mode():
-        model = image_model("SDXL", in_channels=9) if kind == "SDXL" else tiny_image_model(kind)
+        model = image_model("SDXL", dtype, in_channels=9) if kind == "SDXL" else tiny_image_model(kind)
         return DiffusionSurrogateNode.execute(model, load_vae(SHIPPED), image_prompt()).args[0]
 
 
@@ -102,6 +102,8 @@ def test_the_model_is_told_what_core_tells_it(kind: str, side: int, astronaut: T
             noisy = setup.model.noised(torch.zeros_like(noise), noise, 0.7)
             sigma = setup.model.denoiser.sigma(0.7, noise)
             ours = setup.predict(mask, setup.left(Observation(photo), mask))(noisy, 0.7)
+            with pytest.raises(ValueError, match="The mask of what is repainted is"):
+                setup.at(torch.zeros(1, 3, 100, 200))
     with torch.inference_mode():
         prompt, pixels = surrogate.positive, photo.movedim(1, -1)
         given, *_ = nodes.InpaintModelConditioning().encode(prompt, prompt, pixels, surrogate.vae, drawn, noise_mask=False)
@@ -202,6 +204,17 @@ def test_another_way_to_vary_the_mask_gives_another_picture(surrogate: Diffusion
     method, *_ = by_hand("DiffusionGuard")
     made = [protected(surrogate, photo, {**method, "mask_varies": way}) for way in ("more is repainted", "more or less", "as it is")]
     assert len({hash(tuple(picture.flatten().tolist())) for picture in made}) == 3
+
+
+def test_half_precision_keeps_the_gradients(photo: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU that is fast with it; what the model is told of the photo passes through it too."""
+    from stillguard.nodes.bridge.memory import precision
+
+    exact, _ = gradients(specs(surrogate_of("SDXL")), photo)
+    monkeypatch.setattr(precision, "gradient_dtype", lambda device: torch.float16)
+    half, _ = gradients(specs(surrogate_of("SDXL", torch.float16)), photo)
+    for name, gradient in exact.items():
+        assert 0 < float((half[name] - gradient).norm() / gradient.norm()) < 0.05, name
 
 
 @pytest.mark.parametrize("name", ["early noise", "repainted", "repainted, target"])

@@ -80,3 +80,9 @@ def test_it_follows_from_the_draws_at_every_size() -> None:
     for seed in range(5):
         areas = [float(redrawn(mask, SeededDraws(seed)).mean()) for mask in (small, large)]
         assert areas[0] == pytest.approx(areas[1], abs=0.02)
+
+
+@pytest.mark.parametrize("either_way", [False, True])
+def test_nothing_is_read_from_the_device(either_way: bool) -> None:
+    """On the meta device, which has no numbers, that would be an error."""
+    assert Redrawn(either_way)(disc(200).to("meta"), SeededDraws(0)).is_meta
