@@ -47,8 +47,10 @@ class Decoder(LatentEncoder, Protocol):
 
 @dataclass(frozen=True, eq=False)
 class InpaintingSetup:
-    """How a model that repaints is shown a picture. mask: [1,1,H,W], 1 where it repaints, at any size of the picture's shape. posterior: see
-    PictureSetup. Of one loss: what is left of a picture is known by the setup."""
+    """How a model that repaints is shown a picture, for one loss, since a setup knows one thing that is left of it.
+
+    mask: [1,1,H,W], 1 where it repaints, at any size of the picture's shape. posterior: see PictureSetup.
+    """
 
     model: InpaintingModel
     vae: Decoder
