@@ -1,6 +1,6 @@
 """All protections of the pack in a row on one laboratory: what each does to animations, how visible it is, what it costs, what is left.
 
-    nox -s benchmarks -- methods --data PAIRS [--people 6] [--budgets 4 8 16] [--steps 100] [--known ROWS.json]
+    nox -s benchmarks -- methods --data PAIRS [--people 6] [--budgets 4 8 16] [--steps 100] [--only METHOD ...] [--known ROWS.json]
 
 Photos of held-out people of 128 px. Surrogates are the laboratory's: its autoencoder, image encoder, ReferenceNet and pose animator; the
 same animator without a photo, in the person's pose, as the diffusion model of pictures that the baselines ask for; its transformer as the
@@ -176,8 +176,10 @@ class Bench:
     def __init__(self, person: Person, victim: LabVictim, lpips: Any, denoiser: PixelDenoiser, options: argparse.Namespace) -> None:
         self.person, self.lpips, self.options = person, lpips, options
         self.lab, self.photo = person.laboratory.lab, person.photo
-        self.ways = ways(self.lab, person, victim, lpips)
-        self.edits = {"JPEG 75": JPEGFile(75), "GrIDPure": grid(denoiser)}
+        every = ways(self.lab, person, victim, lpips)
+        self.ways = {name: way for name, way in every.items() if not options.only or name in (FIRST, *options.only)}
+        with torch.no_grad():
+            self.edits = {edit: edit(self.photo) for edit in (JPEGFile(75), grid(denoiser))}
 
     def rows(self) -> Iterator[tuple[str, list[float]]]:
         """Rows "method | at equal"."""
@@ -205,7 +207,7 @@ class Bench:
     def measured(self, picture: Tensor) -> list[float]:
         found = {figure.animator: figure.psnr for figure in self.person.compared(picture, "")}
         far = moved(self.lab.vae, self.photo, picture, lambda one: one)
-        left = [apart(self.lab.vae, edit(self.photo), edit(picture)) / far for edit in self.edits.values()]
+        left = [apart(self.lab.vae, clean, edit(picture)) / far for edit, clean in self.edits.items()]
         seen = float(psnr(self.photo, picture)), float(ssim(self.photo, picture)), float(self.lpips(self.photo, picture))
         return [found["surrogate"], found["unet"], found["transformer"], far, *left, *seen]
 
@@ -230,6 +232,7 @@ def main() -> None:
     parser.add_argument("--budgets", type=float, nargs="+", default=[4.0, 8.0, 16.0])
     parser.add_argument("--lpips", type=float, default=0.05)
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--only", nargs="+", help="methods, by the names in the table")
     parser.add_argument("--known", type=Path, nargs="+", default=[paths.BENCH / "methods.json", KEPT])
     options = parser.parse_args()
     torch.set_num_threads(1)
