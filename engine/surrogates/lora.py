@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -88,6 +88,20 @@ class Adapters:
     def _add(self, name: str, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         (x,), (down, up) = inputs, self._applied[name]
         return output + self.scale * F.linear(F.linear(x, down.to(x)), up.to(x)).to(output.dtype)
+
+
+NO_ADAPTERS = Adapters({})
+"""Of a network that does not learn."""
+
+
+def flattened(matrices: Mapping[str, Matrices]) -> list[Tensor]:
+    """Down and up of each layer in turn, for functions that are given tensors."""
+    return [matrix for pair in matrices.values() for matrix in pair]
+
+
+def paired(names: Iterable[str], matrices: Sequence[Tensor]) -> dict[str, Matrices]:
+    """The way back."""
+    return dict(zip(names, zip(matrices[::2], matrices[1::2], strict=True), strict=True))
 
 
 def _frozen(rows: int, columns: int, device: torch.device | None) -> nn.Parameter:
