@@ -458,6 +458,53 @@ def upscaling(node: str, **numbers: object) -> Callable[..., Tensor]:
     return run
 
 
+def _sd15(vae: Any) -> Any:
+    from stillguard.nodes.surrogates.diffusion_models import DiffusionSurrogateNode
+    from testkit import tiny_image_model
+
+    sockets = {"model": tiny_image_model("sd15"), "vae": vae, "positive": [[randn(1, 7, 16, seed=0), {}]]}
+    return execute(DiffusionSurrogateNode, **sockets)
+
+
+def baselines(folder: Path, *, low_memory: bool) -> Tensor:
+    """Every loss on a model of pictures."""
+    from stillguard.nodes.losses import baselines as losses
+    from stillguard.nodes.protect.protect import Protect
+
+    surrogate = _sd15(vae())
+    on_model = {"diffusion_surrogate": surrogate, "weight": 1.0}
+    loss = (
+        *execute(losses.DenoisingErrorLoss, **on_model, direction=losses.AWAY),
+        *execute(losses.ScoreDistillationLoss, **on_model, direction=losses.TOWARD),
+        *execute(losses.TargetScoreLoss, **on_model),
+        *execute(losses.LatentNormLoss, vae=surrogate.vae, weight=1.0),
+    )
+    how = {"budget": 8.0, "steps": 2, "update": {"update": "momentum sign", "step": 1.0, "decay": 0.5}, "seed": 1, "working_size": 128}
+    return execute(Protect, image=photo(128), loss=loss, memory="low memory" if low_memory else "fast", **how)
+
+
+def diffusion_baseline(method: str) -> Callable[..., Tensor]:
+    """As published, with latents that are drawn."""
+
+    def run(folder: Path, *, low_memory: bool) -> Tensor:
+        from stillguard.nodes.protect.baselines import DiffusionBaseline
+        from testkit import eightfold_vae
+
+        how = {"steps": 2, "seed": 1, "working_size": 128, "memory": "low memory" if low_memory else "fast"}
+        chosen = {"method": method, "settings": {"settings": "as published"}}
+        return execute(DiffusionBaseline, image=photo(128), diffusion_surrogate=_sd15(eightfold_vae()), **chosen, **how)
+
+    return run
+
+
+def vgmshield(folder: Path, *, low_memory: bool) -> Tensor:
+    from stillguard.nodes.protect.baselines import VGMShield
+
+    how = {"steps": 2, "seed": 1, "working_size": SIDE, "memory": "low memory" if low_memory else "fast"}
+    sockets = {"vae": vae(), "clip_vision": clip_vision(), "lpips_backbone": "lpips_vgg16.safetensors"}
+    return execute(VGMShield, image=photo(), **sockets, settings={"settings": "as published"}, target=photo().flip(1), **how)
+
+
 class Faces:
     """In place of insightface: every picture holds a face."""
 
@@ -565,6 +612,9 @@ CASES: Mapping[str, Case] = {
     "Anti-I2V, the preset": Case(anti_i2v_preset, low_memory=True),
     # The model is cut, and the user's own makes the first video.
     "I2VGuard, early block": Case(i2vguard("Wan", contrast=0.0, blocks=(0,)), low_memory=True),
+    "Baselines' losses": Case(baselines, low_memory=True),
+    "Mist v1": Case(diffusion_baseline("Mist v1"), low_memory=True),
+    "VGMShield": Case(vgmshield, low_memory=True),
     "Animate (Pose)": Case(animate_pose),
     "Animate (Face)": Case(animate_face),
     "Disobedience": Case(disobedience),

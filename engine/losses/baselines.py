@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -240,3 +241,13 @@ class LatentAngle:
 def shown(picture: Tensor, clean: Observation) -> Tensor:
     """At the size of the clean one."""
     return resize(picture.to(clean.image), (clean.image.shape[-2], clean.image.shape[-1]))
+
+
+def pattern(side: int = 512) -> Tensor:
+    """[1,3,side,side] in [0,1]: rings and stripes in black and white, of which Mist's authors found that they disturb most: repeated, of
+    high contrast. Drawn, not theirs."""
+    along = torch.arange(side) / side
+    down, across = along[:, None], along[None]
+    rings = torch.sin(2 * torch.pi * 16 * ((down % 0.25 - 0.125).square() + (across % 0.25 - 0.125).square()).sqrt() * 2)
+    stripes = torch.sin(2 * torch.pi * 8 * (down + across))
+    return ((rings * stripes) > 0).float().expand(1, 3, side, side)

@@ -28,7 +28,6 @@ class DiffusionSurrogateNode(io.ComfyNode):
                 "noised, and the model is asked for what is clean under a prompt."
             ),
             search_aliases=["stable diffusion", "sdxl", "flux", "image model", "denoiser"],
-            is_experimental=True,
             inputs=[
                 io.Model.Input("model", tooltip="In fp16, bf16 or fp32: quantised weights give no gradients to trust."),
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),

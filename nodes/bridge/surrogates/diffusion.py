@@ -21,7 +21,7 @@ from ....engine.surrogates.picture_setup import PictureSetup
 from ..memory.room import Pass
 from .denoiser import Conditioned, Conditioning, DifferentiableDenoiser, denoiser_resident, owned
 from .run_surrogates import Surrogates
-from .vae import DifferentiableVAE, vae_view
+from .vae import DifferentiableVAE, drawn_vae_view, vae_view
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,17 +43,21 @@ class Learning(Protocol):
         ...
 
 
-def diffusion_setup(surrogates: Surrogates, surrogate: DiffusionSurrogate) -> PictureSetup:
+def diffusion_setup(surrogates: Surrogates, surrogate: DiffusionSurrogate, *, posterior: str | None = None) -> PictureSetup:
     """One for each surrogate, so that losses share what the model is asked. Call inside `autograd_session`.
 
-    Where the surrogate learns, it does for all losses that read its model: see `taught`.
+    posterior: see PictureSetup. Raises ValueError where something is to be drawn from a VAE that has no distribution. Where the surrogate
+    learns, it does for all losses that read its model: see `taught`.
     """
 
-    def make() -> PictureSetup:
-        vae, learning = vae_view(surrogates, surrogate.vae), surrogate.learning
-        return PictureSetup(diffusion_view(surrogates, surrogate) if learning is None else learning.view(surrogates, surrogate), vae)
+    def model() -> DifferentiableDiffusionModel:
+        return diffusion_view(surrogates, surrogate) if surrogate.learning is None else surrogate.learning.view(surrogates, surrogate)
 
-    return surrogates.once(id(surrogate), make)
+    def make() -> PictureSetup:
+        vae = vae_view(surrogates, surrogate.vae) if posterior is None else drawn_vae_view(surrogates, surrogate.vae)
+        return PictureSetup(surrogates.once(("asked", id(surrogate)), model), vae, posterior)
+
+    return surrogates.once((id(surrogate), posterior), make)
 
 
 def taught(loss: Loss) -> Loss:
