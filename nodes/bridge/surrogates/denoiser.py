@@ -112,9 +112,11 @@ class DifferentiableDenoiser:
     def sigma(self, level: float, like: Tensor) -> Tensor:
         """[B] of latents [B,...]."""
         if level not in self._sigmas:
-            # Some schedules read it from the device, which then has to be waited for; some call the highest level endless.
+            # Some schedules read it from the device, which then has to be waited for. Some call the highest level endless, and all call the
+            # lowest none, which is no timestep of any and by which losses would divide.
             sampling = self.model.model_sampling
-            self._sigmas[level] = min(float(sampling.percent_to_sigma(1 - level)), float(sampling.sigma_max))
+            least, most = float(sampling.sigma_min), float(sampling.sigma_max)
+            self._sigmas[level] = min(max(float(sampling.percent_to_sigma(1 - level)), least), most)
         return torch.full((like.shape[0],), self._sigmas[level], device=like.device)
 
     def output_scale(self, level: float) -> float:
