@@ -15,10 +15,11 @@ import torch
 from image_models import image_model, image_prompt
 from stillguard.engine import Observation
 from stillguard.engine.draws import SeededDraws, stream
-from stillguard.engine.losses.baselines import DenoisingError
+from stillguard.engine.losses.baselines import DenoisingError, training_loss
 from stillguard.engine.losses.learning import ASPL, CoTraining
 from stillguard.engine.spaces import RGB
 from stillguard.engine.surrogates.lora import Adapters, adaptable
+from stillguard.engine.surrogates.picture_setup import Look
 from stillguard.engine.surrogates.tiny_autoencoder import SHIPPED
 from stillguard.engine.update import Sign
 from torch import Tensor
@@ -58,7 +59,7 @@ def learning(surrogate: DiffusionSurrogate, **options: Any) -> DiffusionSurrogat
     return LearningSurrogate.execute(surrogate, **{**given, **options}).args[0]
 
 
-def protected(surrogate: DiffusionSurrogate, photo: Tensor, *, seed: int = 1, low_memory: bool = False, steps: int = 5) -> Tensor:
+def protected(surrogate: DiffusionSurrogate, photo: Tensor, *, seed: int = 1, low_memory: bool = False, steps: int = 3) -> Tensor:
     from stillguard.nodes.bridge.protect.loss_spec import LossSpec
     from stillguard.nodes.bridge.protect.run import Settings, protect_images, space_spec
     from stillguard.nodes.bridge.surrogates.diffusion import diffusion_setup
@@ -100,10 +101,10 @@ def test_it_learns_for_any_loss_and_all_is_undone(
     learned, again = (protected(surrogate, photo) for _ in range(2))
     assert torch.equal(learned, again)
     assert not torch.equal(learned, before)
-    # Before steps 3 and 5; and for ASPL on clean photos too, before the first as well.
-    assert len(rounds) == 2 * (5 if method is BY_ASPL else 2)
+    # Of each run before step 3; and for ASPL on clean photos too, before the first as well. Two steps of two looks.
+    assert len(rounds) == 2 * (3 if method is BY_ASPL else 1)
     assert {type(one) for one in rounds} == {ASPL if method is BY_ASPL else CoTraining}
-    assert all(len(one.losses) == 2 * 2 * len(rounds) / 2 for one in rounds)
+    assert {len(one.losses) for one in rounds} == {2 * 2 * len(rounds) // 2}
     # The copy that was kept, and the user's own model.
     assert torch.equal(protected(frozen, photo), before)
     torch.testing.assert_close(frozen.model.model.state_dict(), state, rtol=0, atol=0)
@@ -143,8 +144,6 @@ def test_cancelling_undoes_all(frozen: DiffusionSurrogate, photo: Tensor, step: 
 
 def gradient(surrogate: DiffusionSurrogate, photo: Tensor, *, low_memory: bool, width: float = 0.0) -> tuple[Tensor, float]:
     """Of the training loss with respect to the adapters; and its slope along that, by differences."""
-    from stillguard.engine.losses.baselines import training_loss
-
     with session(surrogate, low_memory=low_memory) as (setup,):
         lessons, adapters = setup.model.lessons, setup.model.adapters
         adapters.begin(SeededDraws(0))
@@ -200,23 +199,29 @@ def test_half_precision_keeps_the_adapters_gradient(frozen: DiffusionSurrogate, 
 
 def test_training_makes_the_model_know_the_photo(frozen: DiffusionSurrogate, photo: Tensor) -> None:
     """At looks that it was not trained with."""
-    with session(learning(frozen, learning_rate=3e-3, method={**CO, "training_steps": 60})) as (setup,):
+    with session(learning(frozen, rank=16, method={**CO, "training_steps": 30})) as (setup,):
         lessons, picture = setup.model.lessons, photo.movedim(-1, 1).clone()
-        loss, clean = DenoisingError(lessons.instance), Observation(picture)
+        clean, model, seen = Observation(picture), lessons.instance.model, Observation(picture)
 
+        def unseen(index: int) -> Look:
+            seen.draws = SeededDraws(1000 + index)
+            return lessons.instance.look(seen)
+
+        looks = [unseen(index) for index in range(20)]
+
+        @torch.no_grad()
         def error() -> float:
-            looks = [Observation(picture, draws=SeededDraws(1000 + index)) for index in range(40)]
-            return sum(float(loss(clean, look)) for look in looks)
+            return sum(
+                float(training_loss(lessons.instance, look, model.estimate(model.noised(*look[:2], look.level), look.level)[0]))
+                for look in looks
+            )
 
-        with torch.no_grad():
-            before = error()
+        before = error()
         with lessons.training(stream(0, "training")):
             lessons.learn(picture, clean)
-            with torch.no_grad():
-                after = error()
-        with torch.no_grad():
-            assert error() == before
-    assert after < 0.99 * before
+            after = error()
+        assert error() == before
+    assert after < 0.97 * before
 
 
 def test_a_surrogate_beside_it_on_the_same_model_stays_as_it_was(frozen: DiffusionSurrogate, photo: Tensor) -> None:
