@@ -164,8 +164,8 @@ def test_a_loss_of_another_pack_protects_with_a_users_diffusion_model(client: Cl
     assert [event for event in result.of("binary3") if b"step 3 of 3: Denoising" in event.payload]
 
 
-def test_a_surrogate_that_learns_serves_the_same_loss(client: Client, protect_graph: Build) -> None:
-    """Of another pack, which knows nothing of learning. Steps that differ by nothing make each run a new one for ComfyUI's cache."""
+def test_a_loss_makes_another_picture_on_a_surrogate_that_learns(client: Client, protect_graph: Build) -> None:
+    """Steps that differ by nothing make each run a new one for ComfyUI's cache."""
     pictures: list[np.ndarray] = []
     for learns in (True, True, False):
         graph = protect_graph(loss=["denoising", 0], working_size=128, steps=4, **{"update.step": 1 + len(pictures) * 1e-7})
@@ -175,7 +175,8 @@ def test_a_surrogate_that_learns_serves_the_same_loss(client: Client, protect_gr
         rounds = {"method": "co-training", "method.every": 2, "method.training_steps": 2}
         sockets = {"diffusion_surrogate": ["surrogate", 0], "instance_prompt": ["prompt", 0]}
         graph["learning"] = node("StillguardLearningSurrogate", **sockets, **rounds, rank=4, learning_rate=0.01, prior_weight=0.1)
-        graph["denoising"] = node("TestkitDenoisingLoss", diffusion_surrogate=["learning" if learns else "surrogate", 0], weight=1.0)
+        read = ["learning" if learns else "surrogate", 0]
+        graph["denoising"] = node("StillguardDenoisingErrorLoss", diffusion_surrogate=read, weight=1.0, direction="away from it (+)")
         graph["small"]["inputs"].update(width=128, height=128)
         result = client.run(graph)
         assert result.status == "success", result.error
