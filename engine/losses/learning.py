@@ -45,8 +45,8 @@ class CoTraining:
     """A surrogate that goes on learning the picture as the attack has it (Mist v2, Zheng et al. 2023).
 
     Before every `every`-th step, but not before the first, its adapters are trained for `steps` steps with the model's own training loss:
-    AdamW, begun anew each time as in the published code, with gradients of norm `clip` at most. All losses of a run on this surrogate
-    share one such object.
+    AdamW, begun anew each time as in the published code, with gradients of norm `clip` at most. The published code trains no more after
+    the first time, since it looks for layers without adapters again. All losses of a run on this surrogate share one such object.
 
     adapters: which the models of all setups apply. instance: a setup whose model has the prompt that stands for the picture.
     owners: what has features that are stale after training, see Learns. draws: random numbers from a generator, the first for the adapters'
@@ -133,6 +133,8 @@ class CoTraining:
 
         slopes, (loss,) = self._scales.repeated(attempt)
         if not math.isfinite(loss):
+            if not self.losses:
+                raise ValueError("The surrogate's loss is no number before it has learned anything: check that its model is complete.")
             raise ValueError("The surrogate's training diverged, so that its loss is no number: set a lower learning rate.")
         self.losses.append(loss)
         return slopes

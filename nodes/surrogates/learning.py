@@ -22,7 +22,13 @@ def _rounds(every: int, steps: int) -> list[io.Input]:
     """How often the surrogate learns, and how long."""
     return [
         io.Int.Input("every", default=every, min=1, max=100000, tooltip="Steps of the attack between two trainings."),
-        io.Int.Input("training_steps", default=steps, min=1, max=1000, tooltip="Steps of a training; each costs about one of the attack."),
+        io.Int.Input(
+            "training_steps",
+            default=steps,
+            min=1,
+            max=1000,
+            tooltip="Of each training. Two cost about one step of the attack, or one with class pictures.",
+        ),
     ]
 
 

@@ -278,6 +278,9 @@ def test_training_that_diverges_says_so(clean: Tensor) -> None:
     parts = Parts()
     with pytest.raises(ValueError, match=r"^The surrogate's training diverged, .*: set a lower learning rate"):
         run(clean, parts.loss(parts.lessons(rate=1e30)))
+    parts.network.out.bias.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"^The surrogate's loss is no number before it has learned anything: check"):
+        run(clean, parts.loss(parts.lessons(ASPL)))
 
 
 def test_pictures_of_another_size_are_shown_by_their_middle(clean: Tensor) -> None:
