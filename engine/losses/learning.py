@@ -44,9 +44,9 @@ class Prior:
 class CoTraining:
     """A surrogate that goes on learning the picture as the attack has it (Mist v2, Zheng et al. 2023).
 
-    Before every `every`-th step, but not before the first, its adapters are trained for `steps` steps with the model's own training loss:
-    AdamW, begun anew each time as in the published code, with gradients of norm `clip` at most. The published code trains no more after
-    the first time, since it looks for layers without adapters again. All losses of a run on this surrogate share one such object.
+    After each `every` steps of the attack its adapters are trained for `steps` steps with the model's own training loss: AdamW, begun anew
+    each time as in the published code, with gradients of norm `clip` at most. The published code trains no more after the first time, since
+    it looks for layers without adapters again. All losses of a run on this surrogate share one such object.
 
     adapters: which the models of all setups apply. instance: a setup whose model has the prompt that stands for the picture.
     owners: what has features that are stale after training, see Learns. draws: random numbers from a generator, the first for the adapters'
@@ -144,9 +144,9 @@ class CoTraining:
 class ASPL(CoTraining):
     """Alternating surrogate and perturbation learning (Anti-DreamBooth, Van Le et al. 2023).
 
-    Before every `every`-th step, the first included, the surrogate learns the picture as the attack has it by now, and a copy of it goes on
-    to learn clean pictures of the person: that copy is attacked, and forgotten when the surrogate learns again. Anti-DreamBooth trains all
-    weights of UNet and text encoder where this trains adapters, whose learning rate is another.
+    After each `every` steps of the attack the surrogate learns the picture as it is by then. A copy of it goes on to learn clean pictures
+    of the person, also before the first step: that copy is attacked, and forgotten when the surrogate learns again. Anti-DreamBooth trains
+    all weights of UNet and text encoder where this trains adapters, whose learning rate is another.
 
     photos: [N,3,H,W] in [0,1], clean pictures of the person.
     """

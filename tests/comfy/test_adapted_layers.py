@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from image_models import image_model
+from image_models import image_latents, image_model, image_prompt
+from stillguard.engine.compute.saved import in_place_allowed
 from stillguard.engine.draws import SeededDraws
 from stillguard.engine.surrogates.lora import Adapters, adaptable
 from video_models import randn
@@ -39,3 +40,28 @@ def test_layers_that_cast_their_own_weights() -> None:
         found = layer(x)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, x @ (layer.weight.float() + up @ down).mT + layer.bias.float())
+
+
+@pytest.mark.parametrize("kind", ["SDXL", "Qwen"])
+def test_recomputation_gives_the_same_gradients(kind: str) -> None:
+    """Through a UNet, and through a transformer whose attention bears the same name."""
+    from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.surrogates.denoiser import DifferentiableDenoiser, owned
+
+    with autograd_session(), in_place_allowed():
+        model = image_model(kind)
+        denoiser, noisy = DifferentiableDenoiser(model), image_latents(model, 10)
+        told = denoiser.conditioned(owned(image_prompt()), noisy)
+        adapters = Adapters(adaptable(denoiser.network), rank=2)
+        adapters.begin(SeededDraws(0))
+        for index, parameter in enumerate(adapters.parameters):
+            parameter += 0.1 * randn(*parameter.shape, seed=index)
+            parameter.requires_grad_(True)
+        found = []
+        for denoiser.checkpointing in (False, True):
+            (estimate,) = denoiser.estimate(noisy, 0.6, told, adapters=adapters)
+            slopes = torch.autograd.grad(estimate.square().mean(), adapters.parameters, materialize_grads=True)
+            found.append(torch.cat([slope.flatten() for slope in slopes]))
+        assert not any(part._forward_hooks for part in denoiser.network.modules())
+    assert float(found[0].norm()) > 0
+    assert float((found[1] - found[0]).norm()) < 1e-5 * float(found[0].norm())
