@@ -104,15 +104,15 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def image_model(kind: str, dtype: torch.dtype = torch.float32) -> ModelPatcher:
-    """Narrower than any that core's loaders accept."""
+def image_model(kind: str, dtype: torch.dtype = torch.float32, **changes: object) -> ModelPatcher:
+    """Narrower than any that core's loaders accept. changes: of its shape."""
     import comfy.model_management
     import comfy.supported_models
     from comfy.model_patcher import ModelPatcher
     from testkit import random_state
 
     name, shape = KINDS[kind]
-    config = getattr(comfy.supported_models, name)(dict(shape))
+    config = getattr(comfy.supported_models, name)({**shape, **changes})
     config.set_inference_dtype(dtype, None)
     with torch.inference_mode():
         model = config.get_model({}, "", device="cpu")

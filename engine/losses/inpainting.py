@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from ..draws import Draws, placed
 from ..observation import Features, LatentEncoder, Observation
@@ -41,13 +40,17 @@ class InpaintingModel(PictureModel, Protocol):
 
 class Decoder(LatentEncoder, Protocol):
     def decode(self, latents: Tensor, /) -> Tensor:
-        """Latents [B,C,h,w] as `encode` gives them -> pictures [B,3,H,W] in [0,1]."""
+        """Latents [B,C,h,w] as `encode` gives them -> pictures [B,3,H,W], black at 0 and white at 1. What the network gives beyond is not
+        clamped: it would have no gradient, and it is what is to go."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class InpaintingSetup:
-    """How a model that repaints is shown a picture. mask: [1,1,H,W], 1 where it repaints, at any size. posterior: see PictureSetup."""
+    """How a model that repaints is shown a picture, for one loss, since a setup knows one thing that is left of it.
+
+    mask: [1,1,H,W], 1 where it repaints, at any size of the picture's shape. posterior: see PictureSetup.
+    """
 
     model: InpaintingModel
     vae: Decoder
@@ -59,7 +62,14 @@ class InpaintingSetup:
         return (self.model, self.vae)
 
     def at(self, image: Tensor) -> Tensor:
-        """The mask at this picture's size, of 0 and 1."""
+        """The mask at this picture's size, of 0 and 1. Raises ValueError for a mask of another shape."""
+        (height, width), (tall, wide) = image.shape[-2:], self.mask.shape[-2:]
+        # Working sizes are rounded, and short sides lengthened.
+        if min(height, width) > 64 and not 0.9 < tall * width / (wide * height) < 1.1:
+            raise ValueError(
+                f"The mask of what is repainted is {wide}x{tall}, and the picture has another shape ({width}x{height} as models see it): "
+                "give a mask of the picture's size."
+            )
         return (resize(self.mask.to(image), (image.shape[-2], image.shape[-1])) >= 0.5).to(image)
 
     def left(self, seen: Observation, mask: Tensor) -> Tensor:
@@ -111,7 +121,8 @@ class Repainted:
     """|D(z) - x'| of what a few steps of sampling make of the picture, minimised: PhotoGuard's diffusion attack (Salman et al. 2023).
 
     target: picture x' [1,3,H,W] in [0,1]; grey without one. levels: of the steps, ancestral ones from pure noise; the whole chain is
-    differentiated, of which one step's activations are kept at a time. The norm is of pictures in [-1,1], as in the code, over all pixels.
+    differentiated, of which low memory keeps one step's activations at a time. The norm is of pictures in [-1,1], as in the code, over all
+    pixels.
     """
 
     setup: InpaintingSetup
@@ -125,26 +136,20 @@ class Repainted:
     def __call__(self, clean: Observation, adversarial: Observation) -> Tensor:
         setup, mask = self.setup, self.setup.at(adversarial.image)
         left = setup.left(adversarial, mask)
-
-        def sampled() -> Features:
-            return (self._sampled(adversarial.draws, mask, left),)
-
-        (latents,) = adversarial.features(setup.model, ("repainted", id(self)), sampled)
-        (picture,) = adversarial.features(setup.vae, ("repainted", id(self)), lambda: (setup.vae.decode(latents).float(),))
+        latents = placed(adversarial.draws.normal("latents", tuple(left.shape)), left)
+        for index in range(len(self.levels)):
+            # A feature each, which low memory computes again where Scales see it: a checkpoint of torch's would do so in autograd's thread.
+            step = partial(self._step, adversarial.draws, latents, setup.predict(mask, left), index)
+            (latents,) = adversarial.features(setup.model, ("repainted", id(self), index), step)
+        sampled = latents
+        (picture,) = adversarial.features(setup.vae, ("repainted", id(self)), lambda: (self._decoded(sampled),))
         wanted = _GREY if self.target is None else shown(self.target, clean)
         return 2 * (picture - wanted).square().sum().sqrt()
 
-    def _sampled(self, draws: Draws, mask: Tensor, left: Tensor) -> Tensor:
-        """Latents as the VAE takes them."""
-        ddim, model = DDIM(self.setup.model), self.setup.model
-        latents = placed(draws.normal("latents", tuple(left.shape)), left)
+    def _step(self, draws: Draws, latents: Tensor, predict: Predict, index: int) -> Features:
+        ddim, level, to = DDIM(self.setup.model), self.levels[index], (*self.levels[1:], EVERY[0])[index]
+        fresh = placed(draws.normal(f"step {index}", tuple(latents.shape)), latents)
+        return (ddim.ancestral(latents, ddim.noise(latents, level, predict), level, to, fresh),)
 
-        def step(latents: Tensor, left: Tensor, index: int) -> Tensor:
-            level, to = self.levels[index], (*self.levels[1:], EVERY[0])[index]
-            noise = ddim.noise(latents, level, self.setup.predict(mask, left))
-            fresh = placed(draws.normal(f"step {index}", tuple(latents.shape)), latents)
-            return ddim.ancestral(latents, noise, level, to, fresh)
-
-        for index in range(len(self.levels)):
-            latents = checkpoint(step, latents, left, index, use_reentrant=False) if torch.is_grad_enabled() else step(latents, left, index)
-        return model.unscaled(latents)
+    def _decoded(self, latents: Tensor) -> Tensor:
+        return self.setup.vae.decode(self.setup.model.unscaled(latents)).float()

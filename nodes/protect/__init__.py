@@ -1,6 +1,6 @@
 """Protect, whole methods, and what belongs to them."""
 
-from . import anti_i2v, baselines, dormant, dual_space, eot, i2vguard, latent_space, protect, save, silencer
+from . import anti_i2v, baselines, dormant, dual_space, eot, i2vguard, inpainting, latent_space, protect, save, silencer
 
 NODES = (
     *protect.NODES,
@@ -11,6 +11,7 @@ NODES = (
     *i2vguard.NODES,
     *anti_i2v.NODES,
     *baselines.NODES,
+    *inpainting.NODES,
     *silencer.NODES,
     *save.NODES,
 )

@@ -102,6 +102,8 @@ SLOW = {
     ("I2VGuard, given video", True),
     ("Purify (DiffPure), ADM", False),
     ("I2VGuard, SVD", False),
+    ("Inpainting losses", False),
+    ("Inpainting Baseline", True),
     ("Latent Space, one step", False),
     ("Latent Space, one step", True),
     ("Latent Space, decoder", True),

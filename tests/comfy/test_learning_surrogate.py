@@ -279,3 +279,10 @@ def test_mistakes(frozen: DiffusionSurrogate, change: dict[str, Any], sentence: 
         surrogate = SimpleNamespace(model=image_model(kind))
     with pytest.raises(ValueError, match="^" + re.escape(sentence)):
         learning(surrogate, **given)
+
+
+def test_losses_that_would_not_see_it_learn_refuse_it(frozen: DiffusionSurrogate) -> None:
+    from stillguard.nodes.bridge.surrogates.inpainting import check_inpainting
+
+    with pytest.raises(ValueError, match=r"^A model that repaints does not learn here: connect the Diffusion Surrogate without"):
+        check_inpainting(learning(frozen))

@@ -71,6 +71,9 @@ NODES = {
     "StillguardLatentNormLoss",
     "StillguardDiffusionBaseline",
     "StillguardVGMShield",
+    "StillguardEarlyNoiseLoss",
+    "StillguardRepaintedLoss",
+    "StillguardInpaintingBaseline",
     "StillguardI2VGuard",
     "StillguardAntiI2V",
     "StillguardSilencer",
@@ -183,6 +186,32 @@ def test_a_loss_makes_another_picture_on_a_surrogate_that_learns(client: Client,
         pictures.append(levels(saved(client, result)))
     assert np.array_equal(pictures[0], pictures[1])
     assert not np.array_equal(pictures[0], pictures[2])
+
+
+def test_protects_what_an_editor_keeps_from_his_inpainting_model(client: Client, protect_graph: Build) -> None:
+    graph = protect_graph(working_size=128)
+    del graph["latent"], graph["lpips"], graph["combine"]
+    graph["small"]["inputs"].update(width=128, height=128)
+    graph["clean"] = save_levels("small")
+    graph["model"] = node("TestkitTinyImageModel", kind="sd15 inpainting")
+    graph["prompt"] = node("TestkitTinyConditioning", width=16)
+    graph["surrogate"] = node("StillguardDiffusionSurrogate", model=["model", 0], vae=["vae", 0], positive=["prompt", 0])
+    graph["keep"], graph["all"] = (node("SolidMask", value=value, width=side, height=side) for value, side in ((0.0, 64), (1.0, 128)))
+    graph["mask"] = node("MaskComposite", destination=["all", 0], source=["keep", 0], x=32, y=40, operation="multiply")
+    common = {"image": ["small", 0], "steps": 2, "seed": 1, "working_size": 128, "memory": "fast"}
+    sockets = {"diffusion_surrogate": ["surrogate", 0], "repaint_mask": ["mask", 0]}
+    method = {"method": "PhotoGuard (L2)", "method.radius": 2.3, "method.step": 1.5}
+    graph["protect"] = node("StillguardInpaintingBaseline", **common, **sockets, **method)
+    graph["save"]["inputs"]["budget"] = ["protect", 2]
+    result = client.run(graph)
+    assert result.status == "success", result.error
+    clean, protected = (levels(saved(client, result, name)) for name in ("clean", "save"))
+    change = protected - clean
+    kept = change[40:104, 32:96].copy()
+    change[40:104, 32:96] = 0
+    assert not change.any()
+    assert 1 < np.sqrt(np.square(kept).mean()) <= 2.3
+    assert [event for event in result.of("binary3") if b"step 2 of 2: Repainted" in event.payload]
 
 
 def test_protects_in_a_latent_space_without_a_budget(client: Client, protect_graph: Build) -> None:

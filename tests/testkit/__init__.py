@@ -108,10 +108,17 @@ TINY_UNET = {
     "dtype": torch.float32,
 }
 
+# Classes, and how many channels their first layer takes.
+KINDS = {
+    "sd15": (comfy.supported_models.SD15, 4),
+    "sd15 inpainting": (comfy.supported_models.SD15, 9),
+    "x4": (comfy.supported_models.SD_X4Upscaler, 7),
+}
+
 
 def tiny_image_model(kind: str, shape: dict[str, object] = TINY_UNET) -> comfy.model_patcher.ModelPatcher:
-    """Core's own class of Stable Diffusion 1.5 ("sd15") or of the x4 upscaler ("x4"), narrower than any that its loaders accept."""
-    config_of, channels = {"sd15": (comfy.supported_models.SD15, 4), "x4": (comfy.supported_models.SD_X4Upscaler, 7)}[kind]
+    """Core's own class of a model of KINDS, narrower than any that its loaders accept."""
+    config_of, channels = KINDS[kind]
     config = config_of({**shape, "in_channels": channels})
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, "", device="cpu")
@@ -167,7 +174,7 @@ def random_state(network: torch.nn.Module, *, seed: int) -> dict[str, torch.Tens
 class TinyImageModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        kind = io.Combo.Input("kind", options=["sd15", "x4"])
+        kind = io.Combo.Input("kind", options=list(KINDS))
         return io.Schema(node_id="TestkitTinyImageModel", category="testkit", inputs=[kind], outputs=[io.Model.Output()])
 
     @classmethod

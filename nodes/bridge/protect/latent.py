@@ -16,6 +16,7 @@ from ..autograd import ordinary
 from ..surrogates.diffusion import DiffusionSurrogate, diffusion_view
 from ..surrogates.run_surrogates import Surrogates
 from ..surrogates.vae import autoencoder_view, refuse_other_than_pictures
+from .regions import check_region
 from .run import SpaceSpec
 
 Mode = Literal["decoder", "one step", "as published"]
@@ -50,7 +51,7 @@ class LatentSetup:
 
     def spec(self, images: Tensor, *, pixels: RGB, longest: int, steps: int) -> SpaceSpec:
         if self.region is not None:
-            _check_region(self.region, images)
+            check_region(self.region, images, "freeze mask")
             if 0 < steps <= self.at:
                 raise ValueError(
                     f"The freeze mask takes effect after step {self.at} and the run has {steps} steps: "
@@ -73,14 +74,3 @@ class LatentSetup:
             return None
         model = diffusion_view(surrogates, self.surrogate, guided=self.mode == "as published")
         return OneStep(model) if self.mode == "one step" else AsPublished(model)
-
-
-def _check_region(region: Tensor, images: Tensor) -> None:
-    """Raises ValueError for a mask [B,H,W] that is not one of these photos."""
-    if region.shape[-2:] != images.shape[1:3]:
-        raise ValueError(
-            f"The freeze mask is {region.shape[-1]}x{region.shape[-2]} but the picture is {images.shape[2]}x{images.shape[1]}: "
-            "resize the mask to the picture, or disconnect it."
-        )
-    if region.shape[0] not in (1, images.shape[0]):
-        raise ValueError(f"There are {region.shape[0]} freeze masks for {images.shape[0]} pictures: give one for all, or one for each.")

@@ -193,22 +193,27 @@ class DifferentiableVAE:
         mean, deviation = with_scaled_gradient(run, image, network=self) if self.dtype == torch.float16 else run(image)
         return mean, deviation
 
-    def decode(self, latent: Tensor) -> Tensor:
+    def decode(self, latent: Tensor, *, clamped: bool = True) -> Tensor:
         """Latent [B,C,h,w] of a VAE of pictures -> [B,3,H,W] as core's VAE Decode returns it, fp32: most VAEs clamp to [0,1].
 
-        Raises ValueError for VAEs of videos and of anything but colours.
+        clamped: False for what the network gives, in the same scale. Raises ValueError for VAEs of videos and of anything but colours.
         """
         refuse_other_than_pictures(self.socket)
         if self.dtype != torch.float16:
-            return self._decode(latent)
-        (image,) = with_scaled_gradient(lambda latent: (self._decode(latent),), latent, network=self)
+            return self._decode(latent, clamped)
+        (image,) = with_scaled_gradient(lambda latent: (self._decode(latent, clamped),), latent, network=self)
         return image
 
-    def _decode(self, latent: Tensor) -> Tensor:
+    def _decode(self, latent: Tensor, clamped: bool) -> Tensor:
         latents = latent.to(device=self.socket.device, dtype=self.dtype)
         pixels = self.encoder_call.run(lambda: self.patcher.model.decode(latents))
         # A copy, as core makes one: what follows works in place.
-        formatted: Tensor = self.socket.process_output(pixels.to(device=latent.device, dtype=torch.float32, copy=True))
+        pixels = pixels.to(device=latent.device, dtype=torch.float32, copy=True)
+        if not clamped:
+            # Which core's formatting is a scale and a shift, where it does not clamp: (x + 1) / 2, or nothing.
+            least, most = (float(self.socket.process_output(torch.tensor([value]))) for value in (0.0, 0.5))
+            return pixels * ((most - least) / 0.5) + least
+        formatted: Tensor = self.socket.process_output(pixels)
         return formatted
 
 
