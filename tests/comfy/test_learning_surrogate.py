@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from gpu_cases import execute
 from image_models import image_model, image_prompt
 from stillguard.engine import Observation
 from stillguard.engine.draws import SeededDraws, stream
@@ -113,6 +114,26 @@ def test_it_learns_for_any_loss_and_all_is_undone(
     # Recomputed sums may round differently and flip the sign of a vanishing gradient.
     assert float((low != learned).float().mean()) < 0.01
     comfy.model_management.unload_all_models()
+
+
+@pytest.mark.parametrize("method", ["Mist v2 (ACE)", "Mist v1"])
+def test_a_method_learns_once_for_all_its_losses(
+    frozen: DiffusionSurrogate, photo: Tensor, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As published, Mist v1 draws latents and ACE does not."""
+    from stillguard.nodes.protect.baselines import DiffusionBaseline
+
+    rounds: list[int] = []
+    learn = CoTraining.learn
+    monkeypatch.setattr(CoTraining, "learn", lambda self, *given: rounds.append(id(self)) or learn(self, *given))
+    settings = {"settings": {"settings": "as published"}, "steps": 3, "seed": 3, "working_size": SIDE, "memory": "fast"}
+    with torch.inference_mode():
+        usual, learned = (
+            execute(DiffusionBaseline, image=photo, diffusion_surrogate=surrogate, method=method, **settings)
+            for surrogate in (frozen, learning(frozen))
+        )
+    assert len(rounds) == 1
+    assert not torch.equal(usual, learned)
 
 
 @pytest.mark.parametrize("step", [2, 4])
