@@ -164,6 +164,39 @@ def diffusion_surrogate(folder: Path, *, low_memory: bool) -> Tensor:
     )
 
 
+def learning_surrogate(folder: Path, *, low_memory: bool) -> Tensor:
+    """SDXL again, which learns before the second step and the third, class pictures too."""
+    from image_models import image_model, image_prompt
+    from stillguard.nodes.protect.protect import Protect
+    from stillguard.nodes.surrogates.diffusion_models import DiffusionSurrogateNode
+    from stillguard.nodes.surrogates.learning import CO_TRAINING, LearningSurrogate
+    from testkit.denoising import DenoisingLoss
+
+    surrogate = execute(DiffusionSurrogateNode, model=image_model("SDXL"), vae=vae(), positive=image_prompt())
+    learning = execute(
+        LearningSurrogate,
+        diffusion_surrogate=surrogate,
+        instance_prompt=image_prompt(1),
+        method={"method": CO_TRAINING, "every": 1, "training_steps": 1},
+        rank=4,
+        learning_rate=1e-3,
+        prior_weight=0.1,
+        class_images=photo().flip(1),
+        class_prompt=image_prompt(2),
+    )
+    return execute(
+        Protect,
+        image=photo(),
+        loss=execute(DenoisingLoss, diffusion_surrogate=learning, weight=1.0),
+        budget=8.0,
+        steps=3,
+        update={"update": "momentum sign", "step": 1.0, "decay": 0.5},
+        seed=1,
+        working_size=SIDE,
+        memory="low memory" if low_memory else "fast",
+    )
+
+
 def inpainting(folder: Path, *, low_memory: bool) -> Tensor:
     """Both losses on SDXL's inpainting model; one mask stays, so that no contour hangs on a device's rounding."""
     from image_models import image_model, image_prompt
@@ -647,6 +680,7 @@ ON_THE_HOST = "Animate (Lab Victim)"
 CASES: Mapping[str, Case] = {
     "Protect": Case(protect, low_memory=True),
     "Diffusion Surrogate": Case(diffusion_surrogate, low_memory=True),
+    "Learning Surrogate": Case(learning_surrogate, low_memory=True),
     "Inpainting losses": Case(inpainting, low_memory=True),
     "Inpainting Baseline": Case(inpainting_baseline, low_memory=True),
     "Dual Space": Case(dual_space, low_memory=True),

@@ -55,6 +55,7 @@ def test_all_of_the_official_numbers_of_baselines(shared: Path) -> None:
     for told in (
         "mist_v2_fused after 5",
         "photoguard_diffusion_l2 after 5",
+        "mist_v2_lora_cotraining after the second round",
         "jpeg_pil_q75",
         "diffpure_t150 purified",
         "GrIDPure",

@@ -18,7 +18,7 @@ from ..observation import Features, ImageEncoder, LatentEncoder, Observation
 from ..picture import resize
 from ..surrogates.ddim import DDIM
 from ..surrogates.denoiser import EVERY
-from ..surrogates.picture_setup import PictureSetup
+from ..surrogates.picture_setup import Look, PictureSetup
 from .known import with_gradients
 
 
@@ -39,7 +39,12 @@ class DenoisingError:
     def __call__(self, clean: Observation, adversarial: Observation) -> Tensor:
         look = self.setup.look(adversarial, self.levels)
         (estimate,) = self.setup.estimate(adversarial, look.noise, look.level)
-        return ((estimate - look.latent) / self.setup.model.output_scale(look.level)).square().mean()
+        return training_loss(self.setup, look, estimate)
+
+
+def training_loss(setup: PictureSetup, look: Look, estimate: Tensor) -> Tensor:
+    """A scalar: what the model is trained with, of its own output, from its estimate of the clean latents at this look."""
+    return ((estimate - look.latent) / setup.model.output_scale(look.level)).square().mean()
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from stillguard.engine import Objective, Observation, Term
 from stillguard.engine.compute.saved import in_place_allowed
 from stillguard.engine.draws import SeededDraws
 from stillguard.engine.observation import Features
-from stillguard.engine.surrogates.denoiser import Tap
+from stillguard.engine.surrogates.denoiser import EVERY, Tap
 from stillguard.engine.surrogates.picture_setup import PictureSetup
 from stillguard.engine.surrogates.tiny_autoencoder import SHIPPED
 from torch import Tensor
@@ -193,6 +193,22 @@ def test_a_pass_takes_what_was_counted(surrogate: DiffusionSurrogate, photo: Ten
             noisy = randn(1, 4, SIDE // 8, SIDE // 8, seed=3).requires_grad_()
             setup.model.estimate(noisy, 0.6)[0].square().mean().backward()
     assert counted.peak == pytest.approx(count.peak, rel=0.15)
+
+
+@pytest.mark.parametrize("kind", ["sd15", "SDXL", "Flux"])
+def test_the_lowest_level_is_the_least_noise_of_the_schedule(kind: str) -> None:
+    """Which core calls none: losses that divide by it, as the training loss does, would be no numbers at the first of 1000 timesteps."""
+    from stillguard.nodes.bridge.autograd import autograd_session
+    from stillguard.nodes.bridge.surrogates.denoiser import DifferentiableDenoiser
+    from testkit import tiny_image_model
+
+    with autograd_session():
+        model = tiny_image_model("sd15") if kind == "sd15" else image_model(kind)
+        denoiser, sampling = DifferentiableDenoiser(model), model.model.model_sampling
+        sigmas = [float(denoiser.sigma(level, torch.zeros(1))) for level in (0.0, EVERY[1], EVERY[-1])]
+    assert sigmas[0] == pytest.approx(float(sampling.sigma_min))
+    assert 0 < sigmas[0] < sigmas[1] < sigmas[2] == pytest.approx(float(sampling.sigma_max))
+    assert denoiser.output_scale(0.0) > 0
 
 
 def view_of(kind: str) -> tuple[Any, Any, Any]:

@@ -52,6 +52,7 @@ NODES = {
     "StillguardPurifyNoisyUpscaling",
     "StillguardI2VSurrogate",
     "StillguardDiffusionSurrogate",
+    "StillguardLearningSurrogate",
     "StillguardTargetLatentLoss",
     "StillguardContrastiveFramesLoss",
     "StillguardTemporalAttentionLoss",
@@ -164,6 +165,27 @@ def test_a_loss_of_another_pack_protects_with_a_users_diffusion_model(client: Cl
     clean, protected = (levels(saved(client, result, name)) for name in ("clean", "save"))
     assert np.abs(protected - clean).max() == 8
     assert [event for event in result.of("binary3") if b"step 3 of 3: Denoising" in event.payload]
+
+
+def test_a_loss_makes_another_picture_on_a_surrogate_that_learns(client: Client, protect_graph: Build) -> None:
+    """Steps that differ by nothing make each run a new one for ComfyUI's cache."""
+    pictures: list[np.ndarray] = []
+    for learns in (True, True, False):
+        graph = protect_graph(loss=["denoising", 0], working_size=128, steps=4, **{"update.step": 1 + len(pictures) * 1e-7})
+        graph["model"] = node("TestkitTinyImageModel", kind="sd15")
+        graph["prompt"] = node("TestkitTinyConditioning", width=16)
+        graph["surrogate"] = node("StillguardDiffusionSurrogate", model=["model", 0], vae=["vae", 0], positive=["prompt", 0])
+        rounds = {"method": "co-training", "method.every": 2, "method.training_steps": 2}
+        sockets = {"diffusion_surrogate": ["surrogate", 0], "instance_prompt": ["prompt", 0]}
+        graph["learning"] = node("StillguardLearningSurrogate", **sockets, **rounds, rank=4, learning_rate=0.01, prior_weight=0.1)
+        read = ["learning" if learns else "surrogate", 0]
+        graph["denoising"] = node("StillguardDenoisingErrorLoss", diffusion_surrogate=read, weight=1.0, direction="away from it (+)")
+        graph["small"]["inputs"].update(width=128, height=128)
+        result = client.run(graph)
+        assert result.status == "success", result.error
+        pictures.append(levels(saved(client, result)))
+    assert np.array_equal(pictures[0], pictures[1])
+    assert not np.array_equal(pictures[0], pictures[2])
 
 
 def test_protects_what_an_editor_keeps_from_his_inpainting_model(client: Client, protect_graph: Build) -> None:

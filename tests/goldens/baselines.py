@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from . import baselines_edits, baselines_images, baselines_inpainting, baselines_protections, baselines_purify, baselines_videos
+from . import (
+    baselines_edits,
+    baselines_images,
+    baselines_inpainting,
+    baselines_lora,
+    baselines_protections,
+    baselines_purify,
+    baselines_videos,
+)
 from .folder import Folder, Row
 
-PARTS = (baselines_protections, baselines_inpainting, baselines_edits, baselines_purify, baselines_images, baselines_videos)
+PARTS = (baselines_protections, baselines_inpainting, baselines_lora, baselines_edits, baselines_purify, baselines_images, baselines_videos)
 
 
 def matches(folder: Folder) -> bool:

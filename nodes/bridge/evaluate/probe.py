@@ -194,7 +194,6 @@ def _pictured(
         given = features.pop(0).flatten(0, -2)
         grid = grid_of(len(given), latents)
         if not bool(torch.isfinite(given).all()):
-            # SVD's, for one, without any noise.
             raise ValueError(f"Block {block} gives numbers that are not finite at noise level {settings.level:g}: choose another `level`.")
         seen = principal_picture(given, grid, frame=None if settings.together else settings.frame)
         picture = labelled(seen.picture[settings.frame], f"block {block}: {sum(seen.shares):.0%}", size)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 
 from ....engine.objective import Loss, Objective, Term
+from ..surrogates.diffusion import taught
 from ..surrogates.early_exit import Reads, last_blocks
 from ..surrogates.run_surrogates import Surrogates
 
@@ -56,5 +57,5 @@ def objective_of(losses: Losses, surrogates: Surrogates) -> Objective:
     for spec in (spec for spec in losses if spec.weight):
         again = sum(term.name.split(" #")[0] == spec.name for term in terms)
         name = f"{spec.name} #{again + 1}" if again else spec.name
-        terms.append(Term(name, spec.weight, spec.make(surrogates), scaled=spec.scaled))
+        terms.append(Term(name, spec.weight, taught(spec.make(surrogates)), scaled=spec.scaled))
     return Objective(tuple(terms))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ....engine.compute.half import with_scaled_gradient
 from ....engine.observation import Features
 from ....engine.surrogates.denoiser import Tap
+from ....engine.surrogates.lora import NO_ADAPTERS, Adapters, flattened, paired
 from ..autograd import ordinary
 from ..memory.copies import independent_copy, keep
 from ..memory.precision import cast_denoiser
@@ -111,9 +112,11 @@ class DifferentiableDenoiser:
     def sigma(self, level: float, like: Tensor) -> Tensor:
         """[B] of latents [B,...]."""
         if level not in self._sigmas:
-            # Some schedules read it from the device, which then has to be waited for; some call the highest level endless.
+            # Some schedules read it from the device, which then has to be waited for. Some call the highest level endless, and all call the
+            # lowest none, which is no timestep of any and by which losses would divide.
             sampling = self.model.model_sampling
-            self._sigmas[level] = min(float(sampling.percent_to_sigma(1 - level)), float(sampling.sigma_max))
+            least, most = float(sampling.sigma_min), float(sampling.sigma_max)
+            self._sigmas[level] = min(max(float(sampling.percent_to_sigma(1 - level)), least), most)
         return torch.full((like.shape[0],), self._sigmas[level], device=like.device)
 
     def output_scale(self, level: float) -> float:
@@ -148,20 +151,25 @@ class DifferentiableDenoiser:
         varying = {name: value for name, value in everything.items() if isinstance(value, Tensor) and value.is_floating_point()}
         return Conditioned(varying, {name: value for name, value in everything.items() if name not in varying}, mask)
 
-    def estimate(self, noisy: Tensor, level: float, told: Conditioned, taps: Sequence[Tap] = ()) -> Features:
-        """The estimate of the clean latents, fp32 and shaped like `noisy`, then the taps. Raises RuntimeError where the copy is cut."""
+    def estimate(
+        self, noisy: Tensor, level: float, told: Conditioned, taps: Sequence[Tap] = (), *, adapters: Adapters = NO_ADAPTERS
+    ) -> Features:
+        """The estimate of the clean latents, fp32 and shaped like `noisy`, then the taps. Raises RuntimeError where the copy is cut.
+
+        adapters: on layers of the network, through which gradients flow too.
+        """
         if self.last is not None:
             raise RuntimeError(f"The model was cut behind block {self.last}, and a loss uses its estimate: state that in its LossSpec.")
 
         def ask(told: Conditioned, noisy: Tensor) -> Features:
             found: list[Tensor] = []
-            read = self._run(noisy, level, told, taps, lambda run: found.append(run()))
+            read = self._run(noisy, level, told, taps, lambda run: found.append(run()), adapters)
             (estimate,) = found
             if told.mask is not None and (latents := told.varying.get("latent_image")) is not None:
                 estimate = estimate * told.mask + latents * (1 - told.mask)
             return (estimate.float(), *read)
 
-        return self._asked(ask, noisy, told)
+        return self._asked(ask, noisy, told, adapters)
 
     def read(self, noisy: Tensor, level: float, told: Conditioned, taps: Sequence[Tap]) -> Features:
         """The taps alone, one or more: nothing runs that is behind the last of them. Raises RuntimeError where the copy lacks its block."""
@@ -174,16 +182,33 @@ class DifferentiableDenoiser:
 
         return self._asked(ask, noisy, told)
 
-    def _asked(self, ask: Callable[[Conditioned, Tensor], Features], noisy: Tensor, told: Conditioned) -> Features:
-        def run(noisy: Tensor, *varying: Tensor) -> Features:
-            return ask(replace(told, varying=dict(zip(told.varying, varying, strict=True))), noisy)
+    def _asked(
+        self,
+        ask: Callable[[Conditioned, Tensor], Features],
+        noisy: Tensor,
+        told: Conditioned,
+        adapters: Adapters = NO_ADAPTERS,
+    ) -> Features:
+        names, matrices = list(told.varying), adapters.matrices
 
+        def run(noisy: Tensor, *given: Tensor) -> Features:
+            varying, applied = given[: len(names)], paired(matrices, given[len(names) :])
+            with adapters.applied(applied):
+                return ask(replace(told, varying=dict(zip(names, varying, strict=True))), noisy)
+
+        given = (*told.varying.values(), *flattened(matrices))
         if self.model.get_dtype_inference() != torch.float16:
-            return run(noisy, *told.varying.values())
-        return with_scaled_gradient(run, noisy, *told.varying.values(), network=self)
+            return run(noisy, *given)
+        return with_scaled_gradient(run, noisy, *given, network=self)
 
     def _run(
-        self, noisy: Tensor, level: float, told: Conditioned, taps: Sequence[Tap], call: Callable[[Callable[[], Tensor]], None]
+        self,
+        noisy: Tensor,
+        level: float,
+        told: Conditioned,
+        taps: Sequence[Tap],
+        call: Callable[[Callable[[], Tensor]], None],
+        adapters: Adapters = NO_ADAPTERS,
     ) -> list[Tensor]:
         """What the taps read while `call` calls the model."""
         given, sigma = {**told.fixed, **told.varying}, self.sigma(level, noisy)
@@ -194,7 +219,7 @@ class DifferentiableDenoiser:
         recorder = Recorder(self.network, taps, noisy.shape)
         options = {**self.patcher.model_options.get("transformer_options", {}), "optimized_attention_override": recorder.attend}
         options |= {"sigmas": sigma, "cond_or_uncond": [0]}
-        with recorder.listening(), recomputed(recomputable(self.network, taps) if self.checkpointing else ()):
+        with recorder.listening(), recomputed(recomputable(self.network, taps) if self.checkpointing else (), adapters):
             call(lambda: self.model.apply_model(noisy, sigma, transformer_options=options, **given))
         return recorder.take()
 

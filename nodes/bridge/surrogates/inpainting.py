@@ -23,7 +23,10 @@ _BESIDE = ("mask", "masked_image")
 
 
 def check_inpainting(surrogate: DiffusionSurrogate) -> None:
-    """Raises ValueError for a model that does not repaint, or repaints in another way, and for a VAE of anything but pictures."""
+    """Raises ValueError for a model that does not repaint, or repaints in another way, for one that is to learn, which these losses do not
+    see, and for a VAE of anything but pictures."""
+    if surrogate.learning is not None:
+        raise ValueError("A model that repaints does not learn here: connect the Diffusion Surrogate without Learning Surrogate.")
     model = surrogate.model.model
     wanted = 2 * model.latent_format.latent_channels + 1
     if tuple(model.concat_keys) != _BESIDE or model.model_config.unet_config.get("in_channels") != wanted:

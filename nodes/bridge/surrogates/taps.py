@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ....engine.surrogates.denoiser import Tap
+from ....engine.surrogates.lora import NO_ADAPTERS, Adapters, flattened, paired
 
 # Where core's transformers keep their blocks, of which the first attention is one over all tokens.
 _STREAMS = (
@@ -168,16 +169,16 @@ def _map(q: Tensor, k: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def recomputed(parts: Sequence[nn.Module]) -> Iterator[None]:
-    """While it lasts, these keep their inputs instead of their activations."""
+def recomputed(parts: Sequence[nn.Module], adapters: Adapters = NO_ADAPTERS) -> Iterator[None]:
+    """While it lasts, these keep their inputs instead of their activations. adapters: which are applied meanwhile."""
     with contextlib.ExitStack() as stack:
         for part in parts:
-            stack.enter_context(_recomputed(part))
+            stack.enter_context(_recomputed(part, adapters))
         yield
 
 
 @contextlib.contextmanager
-def _recomputed(part: nn.Module) -> Iterator[None]:
+def _recomputed(part: nn.Module, adapters: Adapters) -> Iterator[None]:
     forward = part.forward
 
     def recomputing(*args: Any, **kwargs: Any) -> Any:
@@ -187,13 +188,15 @@ def _recomputed(part: nn.Module) -> Iterator[None]:
 
         def run(*values: Tensor) -> Any:
             filled = list(others)
-            for place, value in zip(places, values, strict=True):
+            for place, value in zip(places, values[: len(places)], strict=True):
                 filled[place] = value
             args, kwargs = tree_unflatten(filled, layout)
-            return forward(*args, **kwargs)
+            # Inputs too, for what is not one has no gradient here; and in the backward pass they are applied no longer.
+            with adapters.applied(paired(inside, values[len(places) :])):
+                return forward(*args, **kwargs)
 
-        places = list(tensors)
-        return _Recomputed.apply(run, *tensors.values())
+        places, inside = list(tensors), adapters.within(part)
+        return _Recomputed.apply(run, *tensors.values(), *flattened(inside))
 
     part.forward = recomputing
     try:

@@ -43,7 +43,7 @@ def autoencoder_view(surrogates: Surrogates, vae: comfy.sd.VAE) -> Differentiabl
 def drawn_vae_view(surrogates: Surrogates, vae: comfy.sd.VAE) -> DifferentiableVAE:
     """The same encoder, whose latents a loss draws. Raises ValueError for a VAE that has but one latent for a picture."""
     resident = _resident(surrogates, vae)
-    if not isinstance(getattr(resident.view.patcher.model, "regularization", None), DiagonalGaussianRegularizer):
+    if not draws_latents(resident.view):
         raise ValueError(
             "This VAE gives a picture one latent and has no distribution to draw it from, as the published protection does: load the VAE "
             "of SD 1.5, or choose the faithful network."
@@ -53,6 +53,11 @@ def drawn_vae_view(surrogates: Surrogates, vae: comfy.sd.VAE) -> DifferentiableV
         "VAE", (view.patcher.model,), lambda seen: seen.features(view, "posterior", lambda: view.posterior(seen.image))
     )
     return view
+
+
+def draws_latents(view: DifferentiableVAE) -> bool:
+    """Whether it has a distribution of latents for a picture, and not but one."""
+    return isinstance(getattr(view.patcher.model, "regularization", None), DiagonalGaussianRegularizer)
 
 
 def staged_vae_view(surrogates: Surrogates, vae: comfy.sd.VAE) -> DifferentiableVAE:
