@@ -1,13 +1,14 @@
 """Anti-I2V's spaces against pixels: how far trained networks' features move, and what edits and purifiers leave of that.
 
-    nox -s benchmarks -- dual_space --data PAIRS [--taef2 FOLDER] [--mobile-sam mobile_sam.pt] [--people 12] [--known ROWS.json]
+    nox -s benchmarks -- dual_space --data PAIRS [--taef2 FOLDER] [--mobile-sam mobile_sam.pt] [--people 12] [--random] [--known ROWS.json]
 
 Photos of held-out people, cut to 256 px, are protected by sign steps up the distance of a network's features from the clean photo's: in
 RGB, in chroma, in low frequencies, and in these two by turns. Each as it is (equal budget), and scaled until its LPIPS is the wanted one
 (equal visibility), beside random signs. Then clean and changed photo go through the same edit. Distances are root mean squares over the
 clean features' standard deviation: means over photos with 95 % bootstrap intervals; "left" is a share of the distance before the edit. The
 networks: the shipped autoencoder, TAEF2 and MobileSAM's encoder. The denoiser in pixels is that of purifiers.py. Rows of finished photos
-are kept, and a run goes on.
+are kept, and a run goes on. With --random no network is attacked: sign steps along a random direction in each space, which is the noise
+that a method in this space has to beat.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from anti_i2v_choices import Along
 from bench import paths, weights
 from latent_space import moved, scaled
 from purifiers import CACHE, PixelDenoiser, Taef2, pixel_rows, train
@@ -35,7 +37,7 @@ from stillguard.lab.pairs import load_pairs
 from torch import Tensor
 
 SIDE = 256
-KEPT = Path(__file__).parent / "kept" / "dual_space.json"
+KEPT = Path(__file__).parent / "kept"
 SIZE = WorkingSize(SIDE)
 Edit = Callable[[Tensor], Tensor]
 SPACES: dict[str, Callable[[RGB], Any]] = {
@@ -68,8 +70,8 @@ def edits(denoiser: PixelDenoiser) -> dict[str, Edit]:
     }
 
 
-def protected(network: Any, clean: Tensor, space: Any, options: argparse.Namespace) -> Tensor:
-    objective = Objective((Term("distance", 1.0, VAELatent(network)),))
+def stepped(loss: Any, clean: Tensor, space: Any, options: argparse.Namespace) -> Tensor:
+    objective = Objective((Term("distance", 1.0, loss),))
     *_, last = protect(clean, objective, space=space, update=Sign(1.0), working_size=SIZE, steps=options.steps)
     return last.image
 
@@ -87,10 +89,13 @@ def measured(
         return float(lpips(clean, picture)) > options.lpips
 
     edited = {name: edit(clean).clamp(0, 1) for name, edit in chosen.items()}
-    noise = signs(clean, options.budget, seed)
+    noise = {} if options.random else {"random signs": signs(clean, options.budget, seed)}
+    if options.random:
+        noise = {f"random in {name}": stepped(Along(seed), clean, make(RGB(options.budget)), options) for name, make in SPACES.items()}
     for name, network in networks.items():
-        made = {"random signs": noise}
-        made |= {space: protected(network, clean, make(RGB(options.budget)), options) for space, make in SPACES.items()}
+        made = dict(noise)
+        if not options.random:
+            made |= {space: stepped(VAELatent(network), clean, make(RGB(options.budget)), options) for space, make in SPACES.items()}
         for (space, picture), equal in itertools.product(made.items(), ("budget", "LPIPS")):
             shown = picture if equal == "budget" else scaled(clean, picture, too_visible)[0]
             far = moved(network, clean, shown, lambda picture: picture)
@@ -116,8 +121,10 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=8.0)
     parser.add_argument("--lpips", type=float, default=0.1)
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--known", type=Path, nargs="+", default=[CACHE / "dual_space.json", KEPT])
+    parser.add_argument("--random", action="store_true", help="noise of each space in place of the attack")
+    parser.add_argument("--known", type=Path, nargs="+", help="rows that are kept; the first is written")
     options = parser.parse_args()
+    rows = f"dual_space{'_random' if options.random else ''}.json"
     torch.set_num_threads(1)
     networks: dict[str, Any] = {"stillguard_lab_vae": load_tiny_autoencoder()}
     if options.taef2 is not None:
@@ -130,7 +137,7 @@ def main() -> None:
     torch.manual_seed(0)
     denoiser = PixelDenoiser()
     train(denoiser, "pixels", options.data, 10)
-    chosen, known = edits(denoiser), Rows(options.known)
+    chosen, known = edits(denoiser), Rows(options.known or [CACHE / rows, KEPT / rows])
     for pair in load_pairs(options.data, side=SIDE, held_out=True)[: options.people]:
         title = f"person {pair.number}"
         if title not in known.all:

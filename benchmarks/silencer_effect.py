@@ -48,6 +48,7 @@ from talking_lab import CACHE, HELD_OUT, TRAINED, Voice, faces, lips, regions, t
 from torch import Tensor
 
 SIZE = WorkingSize(SIDE)
+KEPT = Path(__file__).parent / "kept" / "silencer_effect.json"
 # As the Silencer node has them.
 ANCHOR, FROZEN_AFTER = 10 * LATENT_SCALE**2, 0.5
 SPOKEN, DENOISING, PASSES = 8, 10, 6
@@ -205,11 +206,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30, help="of processor time for the talking head")
     parser.add_argument("--portraits", type=int, default=len(HELD_OUT))
     parser.add_argument("--budget", type=float, default=16.0, help="of stage I, in 8-bit levels; the paper's by default")
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--second-steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--second-steps", type=int, default=100)
     parser.add_argument("--first-only", action="store_true", help="stage I alone, as it is and after JPEG 75: two minutes a portrait")
-    parser.add_argument("--iterations", type=int, default=50, help="of Impress")
-    parser.add_argument("--known", type=Path, nargs="+", default=[CACHE / "silencer_effect.json"])
+    parser.add_argument("--iterations", type=int, default=20, help="of Impress")
+    parser.add_argument("--known", type=Path, nargs="+", default=[CACHE / "silencer_effect.json", KEPT])
     options = parser.parse_args()
     torch.set_num_threads(1)
     voices, unheard = [voice(file) for file in options.voices], voice(options.unheard)
