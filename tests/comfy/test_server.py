@@ -188,6 +188,31 @@ def test_a_loss_makes_another_picture_on_a_surrogate_that_learns(client: Client,
     assert not np.array_equal(pictures[0], pictures[2])
 
 
+def test_a_baseline_runs_on_a_checkpoint_that_cores_loader_reads(client: Client, protect_graph: Build) -> None:
+    """Mist v1, whose published form draws from a distribution that this checkpoint's VAE has not."""
+    graph = protect_graph(working_size=128)
+    del graph["latent"], graph["lpips"], graph["combine"]
+    graph["small"]["inputs"].update(width=128, height=128)
+    graph["clean"] = save_levels("small")
+    graph["checkpoint"] = node("CheckpointLoaderSimple", ckpt_name="tiny_sd15.safetensors")
+    graph["prompt"] = node("TestkitTinyConditioning", width=768)
+    sockets = {"model": ["checkpoint", 0], "vae": ["checkpoint", 2], "positive": ["prompt", 0]}
+    graph["surrogate"] = node("StillguardDiffusionSurrogate", **sockets)
+    run = {"method": "Mist v1", "steps": 2, "seed": 1, "working_size": 128, "memory": "fast"}
+    sizes = {"settings": "recommended", "settings.budget": 6.0, "settings.step": 1.0}
+    graph["protect"] = node("StillguardDiffusionBaseline", image=["small", 0], diffusion_surrogate=["surrogate", 0], **run, **sizes)
+    graph["save"]["inputs"]["budget"] = ["protect", 2]
+    result = client.run(graph)
+    assert result.status == "success", result.error
+    clean, protected = (levels(saved(client, result, name)) for name in ("clean", "save"))
+    assert 1 <= np.abs(protected - clean).max() <= 6
+    assert [event for event in result.of("binary3") if b"step 2 of 2: Texture" in event.payload]
+    for name in sizes:
+        graph["protect"]["inputs"].pop(name)
+    graph["protect"]["inputs"]["settings"] = "as published"
+    assert "load the VAE of SD 1.5, or choose the recommended form" in str(client.run(graph).error)
+
+
 def test_protects_what_an_editor_keeps_from_his_inpainting_model(client: Client, protect_graph: Build) -> None:
     graph = protect_graph(working_size=128)
     del graph["latent"], graph["lpips"], graph["combine"]

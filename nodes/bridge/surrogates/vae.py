@@ -46,7 +46,7 @@ def drawn_vae_view(surrogates: Surrogates, vae: comfy.sd.VAE) -> DifferentiableV
     if not draws_latents(resident.view):
         raise ValueError(
             "This VAE gives a picture one latent and has no distribution to draw it from, as the published protection does: load the VAE "
-            "of SD 1.5, or choose the faithful network."
+            "of SD 1.5, or choose the recommended form (of the loss alone, the faithful network)."
         )
     view = resident.view
     resident.passes["posterior"] = Pass(
