@@ -101,6 +101,8 @@ class AntiI2V(io.ComfyNode):
     ) -> io.NodeOutput:
         if unrelated is not None and any(torch.equal(photo[..., :3], unrelated[0, ..., :3]) for photo in image):
             raise ValueError("The unrelated picture is the photo itself, which would be drawn back to where it was: connect another one.")
+        if clip_vision is not None and profile["profile"] == RECOMMENDED:
+            raise ValueError(f'`clip_vision` is connected, which "{RECOMMENDED}" does not read: disconnect it, or choose "{PUBLISHED}".')
         losses = anti_i2v_losses(i2v_surrogate, profile["timesteps"], unrelated, layers, weights)
         if profile["profile"] == PUBLISHED:
             losses += auxiliary_losses(clip_vision, profile["lpips_backbone"], profile["clip_weight"], profile["lpips_weight"])

@@ -86,6 +86,11 @@ def test_the_photo_is_not_taken_for_itself(surrogate: Any) -> None:
         protected(surrogate, unrelated=photo(SIDE))
 
 
+def test_an_encoder_that_nothing_reads_is_not_taken_in_silence(surrogate: Any) -> None:
+    with pytest.raises(ValueError, match='which "recommended" does not read: disconnect it, or choose "reconstructed as published"'):
+        protected(surrogate, clip_vision=surrogate.clip_vision)
+
+
 def test_a_greyscale_photo_is_refused_by_name(surrogate: Any) -> None:
     with pytest.raises(ValueError, match='connect a Dual Space with "low frequency"'):
         protected(surrogate, image=photo(SIDE)[..., :1])
