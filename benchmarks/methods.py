@@ -95,9 +95,9 @@ def _one(name: str, weight: float, loss: Callable[[], Any]) -> Terms:
 
 
 def _on_pictures(lab: Lab, pose: Tensor) -> dict[str, Terms]:
-    """The baselines; weights as in the node Diffusion Baseline, for this size of latents."""
+    """The baselines; weights as in the node Diffusion Baseline, which has those of the papers' latents at any size."""
     setup, target = PictureSetup(LabPictures(lab, pose), lab.vae), baselines.pattern(SIDE)
-    size = 4 * (SIDE // 8) ** 2
+    size = 4 * 64 * 64
     error, score = partial(baselines.DenoisingError, setup), partial(baselines.ScoreDistillation, setup)
     texture = partial(baselines.Texture, setup, target)
     return {

@@ -11,6 +11,7 @@ from ...engine.losses import baselines
 from ..bridge.protect.loss_spec import LossSpec
 from ..bridge.surrogates.clip_vision import clip_vision_view
 from ..bridge.surrogates.diffusion import DiffusionSurrogate, diffusion_setup
+from ..bridge.surrogates.early_exit import Reads
 from ..bridge.surrogates.run_surrogates import Surrogates
 from ..bridge.surrogates.vae import vae_view
 from ..inputs import VICTIMS_VAE, weight_input
@@ -31,24 +32,31 @@ def denoising_error(weight: float, surrogate: DiffusionSurrogate, *, away: bool 
     def make(surrogates: Surrogates) -> baselines.DenoisingError:
         return baselines.DenoisingError(diffusion_setup(surrogates, surrogate, posterior=posterior))
 
-    return LossSpec("Denoising", weight if away else -weight, make)
+    return LossSpec("Denoising", weight if away else -weight, make, reads=Reads(surrogate.model))
 
 
 def score_distillation(weight: float, surrogate: DiffusionSurrogate, *, away: bool = False, posterior: str | None = None) -> LossSpec:
     def make(surrogates: Surrogates) -> baselines.ScoreDistillation:
         return baselines.ScoreDistillation(diffusion_setup(surrogates, surrogate, posterior=posterior))
 
-    return LossSpec("Score Distillation", weight if away else -weight, make)
+    return LossSpec("Score Distillation", weight if away else -weight, make, reads=Reads(surrogate.model))
 
 
 def target_score(weight: float, surrogate: DiffusionSurrogate, target: Tensor | None) -> LossSpec:
     """target: here and below, IMAGE [1,H,W,C]; None stands for a pattern of high contrast."""
     picture = _target(target)
-    return LossSpec("Target Score", -weight, lambda surrogates: baselines.TargetScore(diffusion_setup(surrogates, surrogate), picture))
+
+    def make(surrogates: Surrogates) -> baselines.TargetScore:
+        return baselines.TargetScore(diffusion_setup(surrogates, surrogate), picture)
+
+    return LossSpec("Target Score", -weight, make, reads=Reads(surrogate.model))
 
 
 def noise_alignment(weight: float, surrogate: DiffusionSurrogate) -> LossSpec:
-    return LossSpec("Noise Alignment", -weight, lambda surrogates: baselines.NoiseAlignment(diffusion_setup(surrogates, surrogate)))
+    def make(surrogates: Surrogates) -> baselines.NoiseAlignment:
+        return baselines.NoiseAlignment(diffusion_setup(surrogates, surrogate))
+
+    return LossSpec("Noise Alignment", -weight, make, reads=Reads(surrogate.model))
 
 
 def texture(

@@ -117,6 +117,18 @@ def measured(surrogate: Any, image: Tensor, loss: str) -> float:
     return float(torch.stack(values).mean())
 
 
+def test_losses_that_ask_the_model_need_all_of_it(surrogate: Any) -> None:
+    """Beside a loss on early blocks of the same model it would be cut."""
+    from stillguard.nodes.losses import baselines
+    from stillguard.nodes.protect.baselines import METHODS as OFFERED
+
+    every = {spec.name: spec for method in OFFERED.values() for spec in method.losses(surrogate, None, False)}
+    assert set(every) == {"Denoising", "Score Distillation", "Target Score", "Noise Alignment", "Texture"}
+    for name, spec in every.items():
+        assert (spec.reads is not None and spec.reads.model is surrogate.model) == (name != "Texture")
+    assert baselines.latent_norm(1.0, surrogate.vae, None).reads is None
+
+
 def test_mistakes_are_sentences(surrogate: Any) -> None:
     with pytest.raises(ValueError, match=r"AdvDM \(\+\) leads the photo to no target: disconnect `target`, or choose one of SDST"):
         protected(surrogate, method="AdvDM (+)", target=photo(SIDE))
