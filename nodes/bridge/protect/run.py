@@ -121,7 +121,7 @@ def _measured(clean: Tensor, protected: Tensor) -> str:
     except FileNotFoundError:
         backbone = None
     rows = measure_change(clean, protected, lpips_backbone=backbone)
-    lines = ["What is optimised has no budget, so that a budget of the node is ignored. Measured instead:"]
+    lines = ["What is optimised has no budget for single values: a radius holds, and a budget of the node is ignored. Measured instead:"]
     for index, row in enumerate(rows):
         perceptual = f"not measured without {entry.file}" if row.lpips is None else f"{row.lpips:.4f}"
         lines.append(f"picture {index + 1}: L-infinity {row.linf} levels, PSNR {row.psnr:.2f} dB, LPIPS {perceptual}")
